@@ -12,18 +12,31 @@
 //!
 //! `docs/FORMAT.md` is the specification of what is stored, `docs/ARCHITECTURE.md` shows the two data flows.
 
+pub mod chunker;
+pub mod config;
+pub mod crypto;
+pub mod error;
 pub mod exporter;
+pub mod frame;
 pub mod id;
 pub mod importer;
+pub mod keyslot;
 pub mod meta;
 pub mod monitor;
+pub mod object;
+pub mod packfile;
+pub mod removal;
+pub mod snapshot;
 pub mod storage;
+pub mod tree;
+pub mod wire;
 
 /// Random bytes from the operating system.
 pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     // The system's generator fails only where the program could not go on safely anyway.
 
+    #[expect(clippy::expect_used, reason = "without randomness nothing may be sealed")]
     getrandom::fill(&mut bytes).expect("the operating system gives no random bytes");
     bytes
 }

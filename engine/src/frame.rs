@@ -1,0 +1,241 @@
+//! Frames: the unit of compression, sealing and fetching. `docs/FORMAT.md` §7.
+
+use bytes::Bytes;
+
+use crate::config::MAX_FRAME;
+use crate::crypto::aead::{NONCE, TAG};
+use crate::crypto::{Class, DataKey};
+use crate::wire::{Put, Reader, WireError, WireResult};
+
+/// Length of a frame record.
+pub const FRAME_RECORD: usize = 56;
+
+/// How a frame's clear bytes were encoded before sealing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Codec {
+    /// As they are.
+    Raw = 0,
+    /// zstd.
+    Zstd = 1,
+}
+
+/// Where a frame lies in its packfile and what opens it. Readers take nonce and tag from here only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameRecord {
+    /// The nonce.
+    pub nonce: [u8; NONCE],
+    /// The tag, or the checksum in a plaintext store.
+    pub tag: [u8; TAG],
+    /// Offset in the packfile.
+    pub offset: u32,
+    /// Stored length.
+    pub stored: u32,
+    /// Clear length.
+    pub clear: u32,
+    /// The codec.
+    pub codec: Codec,
+}
+
+impl FrameRecord {
+    /// Appends its 56 bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.nonce);
+        out.extend_from_slice(&self.tag);
+        out.put_u32(self.offset);
+        out.put_u32(self.stored);
+        out.put_u32(self.clear);
+        out.extend_from_slice(&[self.codec as u8, 0, 0, 0]);
+    }
+
+    /// Reads a record.
+    pub fn decode(bytes: &[u8; FRAME_RECORD]) -> WireResult<Self> {
+        let mut r = Reader::new(bytes);
+        let (nonce, tag) = (r.array()?, r.array()?);
+        let (offset, stored, clear) = (r.u32()?, r.u32()?, r.u32()?);
+        let codec = match r.u8()? {
+            0 => Codec::Raw,
+            1 => Codec::Zstd,
+            _ => return Err(WireError::Newer("frame codec")),
+        };
+        let fits = (1..=MAX_FRAME).contains(&clear)
+            && stored >= 1
+            && stored <= clear
+            && offset.checked_add(stored).is_some();
+        if !fits {
+            return Err(WireError::Malformed("frame record"));
+        }
+        Ok(Self { nonce, tag, offset, stored, clear, codec })
+    }
+
+    /// The range in the packfile.
+    pub fn range(&self) -> std::ops::Range<u64> {
+        u64::from(self.offset)..u64::from(self.offset) + u64::from(self.stored)
+    }
+}
+
+/// A sealed frame that has no place yet: its record's offset is 0.
+#[derive(Clone, Debug)]
+pub struct SealedFrame {
+    /// The record.
+    pub record: FrameRecord,
+    /// The stored bytes.
+    pub bytes: Bytes,
+}
+
+/// Compresses and seals. Holds a zstd context, so that it is made once for each thread.
+pub struct FrameEncoder {
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl std::fmt::Debug for FrameEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FrameEncoder")
+    }
+}
+
+impl FrameEncoder {
+    /// With a zstd level, or none.
+    pub fn new(level: Option<u8>) -> std::io::Result<Self> {
+        let zstd = level.map(|l| zstd::bulk::Compressor::new(i32::from(l))).transpose()?;
+        Ok(Self { zstd })
+    }
+
+    /// Compresses where that saves at least 1/32, and seals. `clear` holds 1 byte to 8 MiB.
+    pub fn encode(&mut self, key: &DataKey, class: Class, clear: &[u8]) -> SealedFrame {
+        debug_assert!(!clear.is_empty() && clear.len() <= MAX_FRAME as usize);
+        // A destination smaller than the input makes zstd give up where compression would not pay.
+        let limit = clear.len() - clear.len() / 32;
+        let mut body = Vec::new();
+        let packed = self.zstd.as_mut().filter(|_| clear.len() > 64).and_then(|z| {
+            body.reserve_exact(limit);
+            z.compress_to_buffer(clear, &mut body).ok().filter(|n| *n > 0)
+        });
+        let codec = if packed.is_some() {
+            body.shrink_to_fit();
+            Codec::Zstd
+        } else {
+            body.clear();
+            body.extend_from_slice(clear);
+            Codec::Raw
+        };
+        let (nonce, tag) = key.seal(class, &mut body);
+        let record = FrameRecord {
+            nonce,
+            tag,
+            offset: 0,
+            stored: body.len() as u32,
+            clear: clear.len() as u32,
+            codec,
+        };
+        SealedFrame { record, bytes: body.into() }
+    }
+}
+
+/// Why a frame cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The bytes are not those that were sealed.
+    #[error("the frame does not authenticate")]
+    NotAuthentic,
+    /// They authenticate and yet do not decompress to the length recorded.
+    #[error("the frame does not decompress")]
+    Decompress,
+}
+
+/// Opens and decompresses. Holds a zstd context.
+pub struct FrameDecoder {
+    zstd: zstd::bulk::Decompressor<'static>,
+}
+
+impl std::fmt::Debug for FrameDecoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FrameDecoder")
+    }
+}
+
+impl FrameDecoder {
+    /// A decoder.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self { zstd: zstd::bulk::Decompressor::new()? })
+    }
+
+    /// Opens a frame and gives its clear bytes: exactly `record.clear` of them.
+    pub fn decode(
+        &mut self,
+        key: &DataKey,
+        class: Class,
+        record: &FrameRecord,
+        stored: &[u8],
+    ) -> Result<Bytes, FrameError> {
+        let mut body = stored.to_vec();
+        key.open(class, &record.nonce, &record.tag, &mut body).map_err(|_e| FrameError::NotAuthentic)?;
+        let clear = match record.codec {
+            Codec::Raw => body,
+            Codec::Zstd => {
+                let mut out = Vec::with_capacity(record.clear as usize);
+                self.zstd.decompress_to_buffer(&body, &mut out).map_err(|_e| FrameError::Decompress)?;
+                out
+            }
+        };
+        if clear.len() != record.clear as usize {
+            return Err(FrameError::Decompress);
+        }
+        Ok(clear.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Keyring;
+    use crate::crypto::secret::Secret;
+    use crate::id::StoreId;
+
+    fn noise(n: usize) -> Vec<u8> {
+        let mut v = vec![0; n];
+        blake3::Hasher::new().finalize_xof().fill(&mut v);
+        v
+    }
+
+    #[test]
+    fn frames_round_trip_compressed_or_raw_sealed_or_not() {
+        let store = StoreId([0; 16]);
+        for keys in [Keyring::sealed(store, Secret::new([1; 32])), Keyring::plaintext(store)] {
+            let key = keys.new_data_key();
+            for (clear, codec) in [
+                (vec![b'a'; 100_000], Codec::Zstd),
+                (noise(100_000), Codec::Raw),
+                (b"x".to_vec(), Codec::Raw),
+            ] {
+                let frame = FrameEncoder::new(Some(3)).unwrap().encode(&key, Class::Data, &clear);
+                assert_eq!(frame.record.codec, codec);
+                let mut d = FrameDecoder::new().unwrap();
+                assert_eq!(d.decode(&key, Class::Data, &frame.record, &frame.bytes).unwrap(), clear);
+                let mut bad = frame.bytes.to_vec();
+                bad[0] ^= 1;
+                assert_eq!(d.decode(&key, Class::Data, &frame.record, &bad), Err(FrameError::NotAuthentic));
+                let mut record = Vec::new();
+                frame.record.encode(&mut record);
+                assert_eq!(FrameRecord::decode(record[..].try_into().unwrap()), Ok(frame.record));
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_records_are_refused() {
+        let good =
+            FrameRecord { nonce: [0; 24], tag: [0; 16], offset: 0, stored: 10, clear: 10, codec: Codec::Raw };
+        for bad in [
+            FrameRecord { clear: MAX_FRAME + 1, ..good },
+            FrameRecord { clear: 0, ..good },
+            FrameRecord { stored: 0, ..good },
+            FrameRecord { stored: 11, ..good },
+            FrameRecord { offset: u32::MAX, ..good },
+        ] {
+            let mut record = Vec::new();
+            bad.encode(&mut record);
+            assert!(FrameRecord::decode(record[..].try_into().unwrap()).is_err());
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! Trees: directory nodes, pages of huge directories, extent lists, owner tables. `docs/FORMAT.md` §9.
+//!
+//! A node holds nothing that changes without the files in it changing, so that an unchanged directory is the same
+//! blob in every snapshot. Submodules: `build` cuts pages and lists; this one is the encoding.
+
+pub mod build;
+
+use crate::id::BlobId;
+use crate::meta::{Kind, Metadata, Timestamp, Xattr};
+use crate::wire::{Put, Reader, WireError, WireResult};
+
+/// Most items that stand in an entry.
+pub const INLINE_ITEMS: usize = 32;
+/// Most items in an extent list.
+pub const LIST_ITEMS: usize = 4096;
+/// Most levels of extent lists.
+pub const MAX_LEVEL: u8 = 6;
+/// Longest name, in bytes.
+pub const MAX_NAME: usize = 4096;
+const MAX_TARGET: usize = 65_535;
+const MAX_ERROR: usize = 64 << 10;
+const MAX_XATTRS: u64 = 4096;
+const MAX_XATTR_NAME: usize = 255;
+const MAX_XATTR_VALUE: usize = 1 << 20;
+const MAX_XATTR_TOTAL: usize = 2 << 20;
+const MAX_PAGES: u64 = 1 << 20;
+/// Bytes that the smallest entry takes: bounds allocations.
+const LEAST_ENTRY: usize = 9;
+
+const TYPE_NODE: u8 = 1;
+const TYPE_PAGES: u8 = 2;
+const TYPE_LIST: u8 = 3;
+const TYPE_OWNERS: u8 = 4;
+const TREE_VERSION: u8 = 1;
+
+const HAS_XATTRS: u64 = 1;
+const HAS_GROUP: u64 = 2;
+const HAS_ERROR: u64 = 4;
+const NO_CONTENTS: u64 = 8;
+const HAS_EXTRA: u64 = 16;
+
+/// Some bytes of a file: a blob (or, in a list above level 0, an extent list), or a hole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The blob, or `None` for a hole.
+    pub id: Option<BlobId>,
+    /// Bytes of the file that it covers, at least 1.
+    pub len: u64,
+}
+
+/// A file's bytes as a list of items, or the top of a tree of lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// 0: items are extents. n: items are extent lists of level n − 1.
+    pub level: u8,
+    /// The items, in file order.
+    pub items: Vec<Extent>,
+    /// They could not be read; there are no items.
+    pub missing: bool,
+}
+
+/// What lies below a directory, not counting itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Summary {
+    /// Regular files.
+    pub files: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Symlinks.
+    pub symlinks: u64,
+    /// FIFOs, sockets, devices.
+    pub others: u64,
+    /// Sizes of regular files, added up.
+    pub bytes: u64,
+    /// Entries with an error.
+    pub errors: u64,
+    /// Whether anything has an extended attribute.
+    pub xattrs: bool,
+}
+
+impl Summary {
+    /// Counts one entry and, for a directory, all below it.
+    pub fn add(&mut self, entry: &Entry) {
+        match &entry.detail {
+            Detail::Regular(_) => {
+                self.files += 1;
+                self.bytes = self.bytes.saturating_add(entry.meta.size);
+            }
+            Detail::Directory { below, .. } => {
+                self.directories += 1;
+                self.files += below.files;
+                self.directories += below.directories;
+                self.symlinks += below.symlinks;
+                self.others += below.others;
+                self.bytes = self.bytes.saturating_add(below.bytes);
+                self.errors += below.errors;
+                self.xattrs |= below.xattrs;
+            }
+            Detail::Symlink(_) => self.symlinks += 1,
+            Detail::Special => self.others += 1,
+            Detail::Missing => {}
+        }
+        self.errors += u64::from(entry.error.is_some());
+        self.xattrs |= !entry.xattrs.is_empty();
+    }
+
+    /// Entries of every kind.
+    pub fn entries(&self) -> u64 {
+        self.files + self.directories + self.symlinks + self.others
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        for n in [self.files, self.directories, self.symlinks, self.others, self.bytes, self.errors] {
+            out.put_uv(n);
+        }
+        out.push(u8::from(self.xattrs));
+    }
+
+    fn decode(r: &mut Reader<'_>) -> WireResult<Self> {
+        Ok(Self {
+            files: r.uv()?,
+            directories: r.uv()?,
+            symlinks: r.uv()?,
+            others: r.uv()?,
+            bytes: r.uv()?,
+            errors: r.uv()?,
+            xattrs: match r.u8()? {
+                0 => false,
+                1 => true,
+                _ => return Err(WireError::Malformed("summary")),
+            },
+        })
+    }
+}
+
+/// What an entry has beside its metadata, by kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Nothing is known but the name and an error.
+    Missing,
+    /// A regular file's contents.
+    Regular(Contents),
+    /// A directory's node.
+    Directory {
+        /// The node, or page index.
+        node: BlobId,
+        /// What lies below.
+        below: Summary,
+    },
+    /// A symlink's target.
+    Symlink(Vec<u8>),
+    /// A FIFO, socket or device.
+    Special,
+}
+
+/// One entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its metadata; `meta.kind` and `detail` agree.
+    pub meta: Metadata,
+    /// What it has by kind.
+    pub detail: Detail,
+    /// Extended attributes, by name.
+    pub xattrs: Vec<Xattr>,
+    /// Names of one file share it.
+    pub group: Option<u64>,
+    /// What went wrong when it was backed up.
+    pub error: Option<String>,
+}
+
+/// Whether bytes may be a name in a directory.
+pub fn is_valid_name(name: &[u8]) -> bool {
+    (1..=MAX_NAME).contains(&name.len())
+        && name != b"."
+        && name != b".."
+        && !name.iter().any(|b| matches!(b, b'/' | 0))
+}
+
+impl Entry {
+    /// A directory's node and summary.
+    pub fn directory(&self) -> Option<(BlobId, &Summary)> {
+        match &self.detail {
+            Detail::Directory { node, below } => Some((*node, below)),
+            _ => None,
+        }
+    }
+
+    /// Whether two names of one hard-link group still are one file.
+    pub fn is_same_file(&self, other: &Self) -> bool {
+        self.group.is_some()
+            && self.group == other.group
+            && self.meta == other.meta
+            && self.detail == other.detail
+    }
+
+    /// Appends the encoding.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let m = &self.meta;
+        out.put_bytes(&self.name);
+        out.push(m.kind as u8);
+        let missing = matches!(&self.detail, Detail::Regular(c) if c.missing);
+        let flags = if self.xattrs.is_empty() { 0 } else { HAS_XATTRS }
+            | self.group.map_or(0, |_| HAS_GROUP)
+            | self.error.as_ref().map_or(0, |_| HAS_ERROR)
+            | if missing { NO_CONTENTS } else { 0 };
+        out.put_uv(flags);
+        out.put_uv(u64::from(m.mode));
+        out.put_uv(u64::from(m.uid));
+        out.put_uv(u64::from(m.gid));
+        out.put_iv(m.mtime.sec);
+        out.put_uv(u64::from(m.mtime.nsec));
+        match &self.detail {
+            Detail::Missing => {}
+            Detail::Regular(c) => {
+                out.put_uv(m.size);
+                out.push(c.level);
+                out.put_uv(c.items.len() as u64);
+                encode_items(&c.items, out);
+            }
+            Detail::Directory { node, below } => {
+                out.extend_from_slice(&node.0);
+                below.encode(out);
+            }
+            Detail::Symlink(target) => out.put_bytes(target),
+            Detail::Special => {
+                if matches!(m.kind, Kind::CharDevice | Kind::BlockDevice) {
+                    out.put_uv(u64::from(m.rdev.0));
+                    out.put_uv(u64::from(m.rdev.1));
+                }
+            }
+        }
+        if !self.xattrs.is_empty() {
+            out.put_uv(self.xattrs.len() as u64);
+            for x in &self.xattrs {
+                out.put_bytes(&x.name);
+                out.put_bytes(&x.value);
+            }
+        }
+        if let Some(group) = self.group {
+            out.put_u64(group);
+        }
+        if let Some(error) = &self.error {
+            out.put_bytes(error.as_bytes());
+        }
+    }
+
+    /// Takes an entry off a reader. `root` allows the name `.`, which the snapshot's root entry has.
+    fn decode(r: &mut Reader<'_>, root: bool) -> WireResult<Self> {
+        let name = r.bytes(MAX_NAME, "name")?.to_vec();
+        if !(is_valid_name(&name) || root && name == b".") {
+            return Err(WireError::Malformed("name"));
+        }
+        let kind = match r.u8()? {
+            0 => Kind::Missing,
+            1 => Kind::Regular,
+            2 => Kind::Directory,
+            3 => Kind::Symlink,
+            4 => Kind::Fifo,
+            5 => Kind::Socket,
+            6 => Kind::CharDevice,
+            7 => Kind::BlockDevice,
+            _ => return Err(WireError::Newer("kind of entry")),
+        };
+        let flags = r.uv()?;
+        if flags & !(HAS_XATTRS | HAS_GROUP | HAS_ERROR | NO_CONTENTS | HAS_EXTRA) != 0 {
+            return Err(WireError::Newer("flags of an entry"));
+        }
+        let mode = r.uv_max(0o7777, "mode")? as u32;
+        let uid = r.uv_max(u64::from(u32::MAX), "owner")? as u32;
+        let gid = r.uv_max(u64::from(u32::MAX), "group")? as u32;
+        let mtime = Timestamp { sec: r.iv()?, nsec: r.uv_max(999_999_999, "time")? as u32 };
+        let (mut size, mut rdev) = (0, (0, 0));
+        let detail = match kind {
+            Kind::Missing => Detail::Missing,
+            Kind::Regular => {
+                size = r.uv()?;
+                let level = r.u8()?;
+                let n = r.count(INLINE_ITEMS as u64, 2, "items")?;
+                let items = decode_items(r, n, level)?;
+                let missing = flags & NO_CONTENTS != 0;
+                if missing != (items.is_empty() && size > 0) || !missing && total(&items)? != size {
+                    return Err(WireError::Malformed("size of a file"));
+                }
+                Detail::Regular(Contents { level, items, missing })
+            }
+            Kind::Directory => Detail::Directory { node: BlobId(r.array()?), below: Summary::decode(r)? },
+            Kind::Symlink => Detail::Symlink(r.bytes(MAX_TARGET, "symlink target")?.to_vec()),
+            Kind::Fifo | Kind::Socket => Detail::Special,
+            Kind::CharDevice | Kind::BlockDevice => {
+                let mut number = || r.uv_max(u64::from(u32::MAX), "device number").map(|n| n as u32);
+                rdev = (number()?, number()?);
+                Detail::Special
+            }
+        };
+        let xattrs = if flags & HAS_XATTRS != 0 { decode_xattrs(r)? } else { Vec::new() };
+        let group = (flags & HAS_GROUP != 0).then(|| r.u64()).transpose()?;
+        let error = (flags & HAS_ERROR != 0)
+            .then(|| r.text(MAX_ERROR, "error text").map(String::from))
+            .transpose()?;
+        if flags & HAS_EXTRA != 0 {
+            crate::wire::read_fields(
+                r.bytes(1 << 20, "extra fields")?,
+                "extra fields of an entry",
+                |_, _| Ok(false),
+            )?;
+        }
+        let meta = Metadata { kind, mode, uid, gid, mtime, size, rdev };
+        Ok(Self { name, meta, detail, xattrs, group, error })
+    }
+
+    /// The root entry of a snapshot, alone.
+    pub fn decode_root(bytes: &[u8]) -> WireResult<Self> {
+        let mut r = Reader::new(bytes);
+        let entry = Self::decode(&mut r, true)?;
+        r.end()?;
+        if entry.directory().is_none() {
+            return Err(WireError::Malformed("root entry"));
+        }
+        Ok(entry)
+    }
+}
+
+fn encode_items(items: &[Extent], out: &mut Vec<u8>) {
+    for item in items {
+        out.put_uv(item.len << 1 | u64::from(item.id.is_none()));
+        if let Some(id) = item.id {
+            out.extend_from_slice(&id.0);
+        }
+    }
+}
+
+fn decode_items(r: &mut Reader<'_>, n: usize, level: u8) -> WireResult<Vec<Extent>> {
+    if level > MAX_LEVEL {
+        return Err(WireError::Malformed("level of an extent list"));
+    }
+    let mut items = Vec::with_capacity(n);
+    for _ in 0..n {
+        let word = r.uv()?;
+        let hole = word & 1 == 1;
+        let len = word >> 1;
+        if len == 0 || hole && level > 0 || !hole && level == 0 && len > u64::from(crate::config::MAX_FRAME) {
+            return Err(WireError::Malformed("extent"));
+        }
+        let id = (!hole).then(|| r.array().map(BlobId)).transpose()?;
+        items.push(Extent { id, len });
+    }
+    Ok(items)
+}
+
+/// Bytes that items cover.
+pub fn total(items: &[Extent]) -> WireResult<u64> {
+    items
+        .iter()
+        .try_fold(0_u64, |sum, item| sum.checked_add(item.len))
+        .ok_or(WireError::Malformed("size of a file"))
+}
+
+fn decode_xattrs(r: &mut Reader<'_>) -> WireResult<Vec<Xattr>> {
+    let n = r.count(MAX_XATTRS, 2, "extended attributes")?;
+    let mut xattrs: Vec<Xattr> = Vec::with_capacity(n);
+    let mut bytes = 0;
+    for _ in 0..n {
+        let name = r.bytes(MAX_XATTR_NAME, "name of an extended attribute")?.to_vec();
+        let value = r.bytes(MAX_XATTR_VALUE, "extended attribute")?.to_vec();
+        bytes += name.len() + value.len();
+        let ordered = xattrs.last().is_none_or(|last| last.name < name);
+        if name.is_empty() || name.contains(&0) || !ordered || bytes > MAX_XATTR_TOTAL {
+            return Err(WireError::Malformed("extended attributes"));
+        }
+        xattrs.push(Xattr { name, value });
+    }
+    Ok(xattrs)
+}
+
+/// Whether attributes can be stored, by the format's limits.
+pub fn xattrs_fit(xattrs: &[Xattr]) -> bool {
+    xattrs.len() as u64 <= MAX_XATTRS
+        && xattrs.iter().all(|x| x.name.len() <= MAX_XATTR_NAME && x.value.len() <= MAX_XATTR_VALUE)
+        && xattrs.iter().map(|x| x.name.len() + x.value.len()).sum::<usize>() <= MAX_XATTR_TOTAL
+}
+
+/// One page of a huge directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The name of its first entry.
+    pub first: Vec<u8>,
+    /// How many entries it has.
+    pub entries: u64,
+    /// Its node.
+    pub node: BlobId,
+}
+
+/// What a directory's blob holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Directory {
+    /// All its entries, by name.
+    Node(Vec<Entry>),
+    /// Where its pages are, by name.
+    Pages(Vec<Page>),
+}
+
+impl Directory {
+    /// Reads a node or page index.
+    pub fn decode(bytes: &[u8]) -> WireResult<Self> {
+        let mut r = Reader::new(bytes);
+        let kind = r.u8()?;
+        version(&mut r)?;
+        let directory = match kind {
+            TYPE_NODE => {
+                let n = r.count(u64::MAX, LEAST_ENTRY, "entries")?;
+                let mut entries: Vec<Entry> = Vec::with_capacity(n);
+                for _ in 0..n {
+                    let e = Entry::decode(&mut r, false)?;
+                    if entries.last().is_some_and(|last| last.name >= e.name) {
+                        return Err(WireError::Malformed("order of entries"));
+                    }
+                    entries.push(e);
+                }
+                Self::Node(entries)
+            }
+            TYPE_PAGES => {
+                let n = r.count(MAX_PAGES, 34, "pages")?;
+                let mut pages: Vec<Page> = Vec::with_capacity(n);
+                for _ in 0..n {
+                    let first = r.bytes(MAX_NAME, "name")?.to_vec();
+                    let page = Page { first, entries: r.uv()?, node: BlobId(r.array()?) };
+                    if pages.last().is_some_and(|last| last.first >= page.first) {
+                        return Err(WireError::Malformed("order of pages"));
+                    }
+                    pages.push(page);
+                }
+                Self::Pages(pages)
+            }
+            _ => return Err(WireError::Malformed("type of a directory node")),
+        };
+        r.end()?;
+        Ok(directory)
+    }
+}
+
+fn version(r: &mut Reader<'_>) -> WireResult<()> {
+    match r.u8()? {
+        TREE_VERSION => Ok(()),
+        0 => Err(WireError::Malformed("version of a tree blob")),
+        _ => Err(WireError::Newer("version of a tree blob")),
+    }
+}
+
+/// Reads an extent list that should have a level and cover `len` bytes.
+pub fn decode_list(bytes: &[u8], level: u8, len: u64) -> WireResult<Vec<Extent>> {
+    let mut r = Reader::new(bytes);
+    if r.u8()? != TYPE_LIST {
+        return Err(WireError::Malformed("type of an extent list"));
+    }
+    version(&mut r)?;
+    if r.u8()? != level {
+        return Err(WireError::Malformed("level of an extent list"));
+    }
+    let n = r.count(LIST_ITEMS as u64, 2, "items")?;
+    let items = decode_items(&mut r, n, level)?;
+    r.end()?;
+    if total(&items)? != len {
+        return Err(WireError::Malformed("length of an extent list"));
+    }
+    Ok(items)
+}
+
+/// Names of owners at the time of a backup, by number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owners {
+    /// User names.
+    pub users: std::collections::BTreeMap<u32, String>,
+    /// Group names.
+    pub groups: std::collections::BTreeMap<u32, String>,
+}
+
+impl Owners {
+    /// Its blob.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![TYPE_OWNERS, TREE_VERSION];
+        for table in [&self.users, &self.groups] {
+            out.put_uv(table.len() as u64);
+            for (id, name) in table {
+                out.put_uv(u64::from(*id));
+                out.put_bytes(name.as_bytes());
+            }
+        }
+        out
+    }
+
+    /// Reads its blob.
+    pub fn decode(bytes: &[u8]) -> WireResult<Self> {
+        let mut r = Reader::new(bytes);
+        if r.u8()? != TYPE_OWNERS {
+            return Err(WireError::Malformed("type of an owner table"));
+        }
+        version(&mut r)?;
+        let mut owners = Self::default();
+        for table in [&mut owners.users, &mut owners.groups] {
+            for _ in 0..r.count(1 << 24, 2, "owners")? {
+                let id = r.uv_max(u64::from(u32::MAX), "owner")? as u32;
+                let name = r.bytes(1024, "name of an owner")?;
+                table.insert(id, String::from_utf8_lossy(name).into_owned());
+            }
+        }
+        r.end()?;
+        Ok(owners)
+    }
+}
+
+#[cfg(test)]
+mod tests;
