@@ -1,0 +1,328 @@
+//! A directory of this machine as a destination.
+//!
+//! Files grow under a temporary name and are renamed when they are whole; everything else is made under its own
+//! name where that is free, and under a temporary one where something is replaced.
+
+mod attributes;
+mod file;
+mod parents;
+
+use std::fmt::{self, Debug};
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use plakar_engine::exporter::{Attributes, ExportError, ExportFile, Exporter, Made, Overwrite};
+use plakar_engine::meta::{Kind, Metadata, Timestamp};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, renameat, statat,
+    symlinkat, unlinkat,
+};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::stat;
+use attributes::{Object, Setter};
+use file::FsExportFile;
+use parents::{Parent, Parents};
+
+/// What to set on restored things.
+#[derive(Clone, Copy, Debug)]
+pub struct FsExportOptions {
+    /// Set owner, mode, ACLs and file capabilities. Otherwise things belong to whoever restores, with the recorded
+    /// permissions as far as the umask leaves them.
+    pub permissions: bool,
+    /// Set extended attributes, and with them ACLs.
+    pub xattrs: bool,
+}
+
+impl Default for FsExportOptions {
+    fn default() -> Self {
+        Self { permissions: true, xattrs: true }
+    }
+}
+
+/// A directory to restore to.
+#[derive(Debug)]
+pub struct FsExporter {
+    location: String,
+    /// The directory itself was made for this restore.
+    is_new: bool,
+    overwrite: Overwrite,
+    options: FsExportOptions,
+    parents: Parents,
+    names: TemporaryNames,
+}
+
+/// A failed call in words; `what` is the operation.
+fn failed(what: &str, e: Errno) -> ExportError {
+    ExportError::io(what, &io::Error::from(e))
+}
+
+fn in_the_way() -> ExportError {
+    ExportError::new("exists already")
+}
+
+/// What stands at a name, as the overwrite policy sees it.
+enum Place {
+    Free,
+    Replace,
+    Keep,
+}
+
+impl FsExporter {
+    /// Opens a destination, and makes the directory and those above it where they are missing. Symlinks in `target`
+    /// are followed, those found in it never.
+    ///
+    /// Directories are not subject to the policy like the rest: one that is there is used; it gets the recorded
+    /// attributes under [`Overwrite::Always`] and [`Overwrite::IfNewer`], and keeps its own otherwise.
+    pub fn new(target: PathBuf, overwrite: Overwrite, options: FsExportOptions) -> Result<Self, ExportError> {
+        super::raise_open_files_limit();
+        let is_new = !target.exists();
+        fs::create_dir_all(&target).map_err(|e| ExportError::io("create destination", &e))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, &target, flags, Mode::empty()).map_err(|e| failed("open destination", e))?;
+        Ok(Self {
+            location: target.display().to_string(),
+            is_new,
+            overwrite,
+            options,
+            parents: Parents::new(root),
+            names: TemporaryNames::new(),
+        })
+    }
+
+    /// Puts everything restored on disk, and reports what the disk refused after the writing calls had succeeded.
+    pub fn sync(&self) -> Result<(), ExportError> {
+        rustix::fs::syncfs(self.parents.root()).map_err(|e| failed("sync", e))
+    }
+
+    /// Applies the policy to what stands at a name.
+    fn examine(&self, parent: &Parent, name: &[u8], mtime: Timestamp) -> Result<Place, ExportError> {
+        let found = match statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(Place::Free),
+            found => found.map_err(|e| failed("stat", e))?,
+        };
+        match self.overwrite {
+            Overwrite::Never => Ok(Place::Keep),
+            Overwrite::Error => Err(in_the_way()),
+            Overwrite::IfNewer if stat::mtime(&found) >= mtime => Ok(Place::Keep),
+            Overwrite::IfNewer if stat::kind(&found) == Some(Kind::Directory) => {
+                Err(ExportError::new("a directory is in its place"))
+            }
+            Overwrite::Always | Overwrite::IfNewer => Ok(Place::Replace),
+        }
+    }
+
+    /// Makes something that is not written to: at its own name if that is free, else as the policy says.
+    ///
+    /// `make` returns the name it used, so that attributes can be set before a replacement becomes visible.
+    fn make_at(
+        &self,
+        parent: &Parent,
+        name: &[u8],
+        mtime: Timestamp,
+        make: impl Fn(&[u8]) -> rustix::io::Result<()>,
+        finish: impl FnOnce(&[u8]) -> Result<Vec<String>, ExportError>,
+    ) -> Result<(Made, Vec<String>), ExportError> {
+        match make(name) {
+            Ok(()) => return Ok((Made::Yes, finish(name)?)),
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(failed("create", e)),
+        }
+        if let Place::Keep = self.examine(parent, name, mtime)? {
+            return Ok((Made::Kept, Vec::new()));
+        }
+        let ((), temporary) = self.names.make(&make)?;
+        let placed = finish(&temporary).and_then(|refused| {
+            replace(parent, &temporary, name, self.overwrite)?;
+            Ok(refused)
+        });
+        // Also after success: renaming a name over another one of the same file does nothing at all.
+        let _ = unlinkat(&parent.fd, temporary.as_slice(), AtFlags::empty());
+        Ok((Made::Yes, placed?))
+    }
+
+    /// Takes the directory that is there, or says why that cannot be.
+    fn take_directory(&self, parent: &Parent, name: &[u8]) -> Result<Made, ExportError> {
+        let found = statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("stat", e))?;
+        let takes_over = matches!(self.overwrite, Overwrite::Always | Overwrite::IfNewer);
+        match stat::kind(&found) {
+            Some(Kind::Directory) if takes_over => {
+                if found.st_mode & 0o700 != 0o700 && self.options.permissions {
+                    // Refused where it is not ours; then it is writable anyway, or what goes into it says why not.
+                    let _ = open_directory(parent, name)
+                        .and_then(|fd| rustix::fs::fchmod(fd, Mode::from(found.st_mode | 0o700)));
+                }
+                Ok(Made::Yes)
+            }
+            Some(Kind::Directory) => Ok(Made::Kept),
+            _ if self.overwrite == Overwrite::Always => {
+                unlinkat(&parent.fd, name, AtFlags::empty()).map_err(|e| failed("remove", e))?;
+                mkdirat(&parent.fd, name, self.directory_mode()).map_err(|e| failed("create", e))?;
+                Ok(Made::Yes)
+            }
+            _ => Err(in_the_way()),
+        }
+    }
+
+    fn directory_mode(&self) -> Mode {
+        Mode::from(if self.options.permissions { 0o700 } else { 0o777 })
+    }
+
+    fn setter(&self) -> Setter {
+        Setter::new(self.options)
+    }
+}
+
+impl Exporter for FsExporter {
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+
+    fn make_directory(&self, path: &[u8]) -> Result<Made, ExportError> {
+        if path.is_empty() {
+            let ours = self.is_new || matches!(self.overwrite, Overwrite::Always | Overwrite::IfNewer);
+            return Ok(if ours { Made::Yes } else { Made::Kept });
+        }
+        let (parent, name) = self.parents.of(path)?;
+        match mkdirat(&parent.fd, name, self.directory_mode()) {
+            Ok(()) => Ok(Made::Yes),
+            Err(Errno::EXIST) => self.take_directory(&parent, name),
+            Err(e) => Err(failed("create", e)),
+        }
+    }
+
+    fn create_file(&self, path: &[u8], meta: &Metadata) -> Result<Option<Box<dyn ExportFile>>, ExportError> {
+        let (parent, name) = self.parents.of(path)?;
+        // Under `Always` there is nothing to know before the rename.
+        if self.overwrite != Overwrite::Always
+            && let Place::Keep = self.examine(&parent, name, meta.mtime)?
+        {
+            return Ok(None);
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from(if self.options.permissions { 0o600 } else { meta.mode & 0o777 });
+        let (fd, temporary) =
+            self.names.make(|name| retry_on_intr(|| openat(&parent.fd, name, flags, mode)))?;
+        let file =
+            FsExportFile::new(fd, parent, temporary, name.to_vec(), meta.size, self.overwrite, self.setter());
+        Ok(Some(Box::new(file)))
+    }
+
+    fn make_special(
+        &self,
+        path: &[u8],
+        target: Option<&[u8]>,
+        attributes: Attributes<'_>,
+    ) -> Result<(Made, Vec<String>), ExportError> {
+        let meta = attributes.meta;
+        let node = match meta.kind {
+            Kind::Symlink => None,
+            Kind::Fifo => Some(FileType::Fifo),
+            Kind::Socket => Some(FileType::Socket),
+            Kind::CharDevice => Some(FileType::CharacterDevice),
+            Kind::BlockDevice => Some(FileType::BlockDevice),
+            Kind::Missing | Kind::Regular | Kind::Directory => {
+                return Err(ExportError::new("not a special file"));
+            }
+        };
+        let (parent, name) = self.parents.of(path)?;
+        let mode = Mode::from(if self.options.permissions { 0o600 } else { meta.mode & 0o777 });
+        let device = makedev(meta.rdev.0, meta.rdev.1);
+        let make = |name: &[u8]| match node {
+            Some(kind) => mknodat(&parent.fd, name, kind, mode, device),
+            None => symlinkat(target.unwrap_or_default(), &parent.fd, name),
+        };
+        self.make_at(&parent, name, meta.mtime, make, |name| {
+            let object = Object::named(&parent, name, meta.kind)?;
+            Ok(self.setter().set(&object, attributes))
+        })
+    }
+
+    fn make_link(&self, path: &[u8], existing: &[u8]) -> Result<Made, ExportError> {
+        let (from, existing) = self.parents.of(existing)?;
+        let (parent, name) = self.parents.of(path)?;
+        let make = |name: &[u8]| linkat(&from.fd, existing, &parent.fd, name, AtFlags::empty());
+        let found = statat(&from.fd, existing, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("stat", e))?;
+        let (made, _) = self.make_at(&parent, name, stat::mtime(&found), make, |_| Ok(Vec::new()))?;
+        Ok(made)
+    }
+
+    fn finish_directory(&self, path: &[u8], attributes: Attributes<'_>) -> Result<Vec<String>, ExportError> {
+        if path.is_empty() {
+            return Ok(self.setter().set(&Object::open(self.parents.root().as_fd(), true), attributes));
+        }
+        let (parent, name) = self.parents.of(path)?;
+        let fd = open_directory(&parent, name).map_err(|e| failed("open", e))?;
+        self.parents.forget(path);
+        Ok(self.setter().set(&Object::open(fd.as_fd(), true), attributes))
+    }
+}
+
+fn open_directory(parent: &Parent, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(&parent.fd, name, flags, Mode::empty())
+}
+
+/// Gives something its name in place of its temporary one.
+fn replace(parent: &Parent, temporary: &[u8], name: &[u8], policy: Overwrite) -> Result<(), ExportError> {
+    use rustix::fs::{RenameFlags, renameat_with};
+    let rename = || renameat(&parent.fd, temporary, &parent.fd, name);
+    let renamed = match policy {
+        Overwrite::Always => rename().or_else(|e| match e {
+            // An empty directory may go; one that is not empty makes this fail.
+            Errno::ISDIR => {
+                unlinkat(&parent.fd, name, AtFlags::REMOVEDIR)?;
+                rename()
+            }
+            e => Err(e),
+        }),
+        Overwrite::IfNewer => rename(),
+        // Nothing was there when the file was begun; what has come since stays.
+        Overwrite::Never | Overwrite::Error => {
+            match renameat_with(&parent.fd, temporary, &parent.fd, name, RenameFlags::NOREPLACE) {
+                Err(Errno::INVAL | Errno::NOSYS) => rename(),
+                renamed => renamed,
+            }
+        }
+    };
+    renamed.map_err(|e| match e {
+        Errno::EXIST if policy != Overwrite::Always => in_the_way(),
+        Errno::NOTEMPTY | Errno::EXIST => ExportError::new("a directory that is not empty is in its place"),
+        e => failed("rename", e),
+    })
+}
+
+/// Names that nobody else uses: `.plakar-`, a random number of this restore, a counter.
+struct TemporaryNames {
+    seed: u64,
+    next: AtomicU64,
+}
+
+impl TemporaryNames {
+    fn new() -> Self {
+        Self { seed: RandomState::new().hash_one(std::process::id()), next: AtomicU64::new(0) }
+    }
+
+    /// Makes something under a new name. `make` must fail with `EEXIST` rather than take what is there.
+    fn make<T>(&self, make: impl Fn(&[u8]) -> rustix::io::Result<T>) -> Result<(T, Vec<u8>), ExportError> {
+        loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let name = format!(".plakar-{:016x}{number:x}", self.seed).into_bytes();
+            match make(&name) {
+                Ok(made) => return Ok((made, name)),
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(failed("create", e)),
+            }
+        }
+    }
+}
+
+impl Debug for TemporaryNames {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TemporaryNames").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,89 @@
+//! An open file of a source, read from its start to its end.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use plakar_engine::importer::{ImportError, SourceFile, Stamp};
+use plakar_engine::meta::{Kind, Metadata};
+use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, seek};
+use rustix::io::{Errno, read};
+
+use super::directory::{failed, open};
+use crate::fs::stat;
+
+/// From this size on the kernel is told that all of it will be read, and reads further ahead.
+const WORTH_ADVICE: u64 = 1 << 20;
+
+/// One open file.
+pub(super) struct FsFile {
+    fd: OwnedFd,
+    /// The last read found the end.
+    ended: bool,
+}
+
+impl FsFile {
+    /// Opens a regular file. Without `NONBLOCK` a FIFO put in its place would block for ever; regular files do not
+    /// mind it.
+    pub(super) fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Self, ImportError> {
+        let file = Self { fd: open(directory, name, OFlags::NONBLOCK | OFlags::NOCTTY)?, ended: false };
+        let (meta, _) = file.now()?;
+        if meta.kind != Kind::Regular {
+            return Err(ImportError::new("no longer a regular file"));
+        }
+        if meta.size > WORTH_ADVICE {
+            // Advice only: without it the file is read all the same.
+            let _ = fadvise(&file.fd, 0, None, Advice::Sequential);
+        }
+        Ok(file)
+    }
+
+    /// What to take for the next data where the file system does not know its holes.
+    fn all_data(&self, at: u64) -> Result<Option<(u64, u64)>, ImportError> {
+        let size = self.now()?.0.size;
+        Ok((at < size).then_some((at, size)))
+    }
+
+    fn seek(&mut self, to: SeekFrom) -> Result<u64, Errno> {
+        self.ended = false;
+        seek(&self.fd, to)
+    }
+}
+
+impl SourceFile for FsFile {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ImportError> {
+        let mut filled = 0;
+        while filled < buffer.len() && !self.ended {
+            match read(&self.fd, &mut buffer[filled..]) {
+                Ok(0) => self.ended = true,
+                Ok(n) => filled += n,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(failed("read", e)),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn next_data(&mut self, at: u64) -> Result<Option<(u64, u64)>, ImportError> {
+        let start = match self.seek(SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => {
+                self.seek(SeekFrom::End(0)).map_err(|e| failed("seek", e))?;
+                return Ok(None);
+            }
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return self.all_data(at),
+            Err(e) => return Err(failed("seek", e)),
+        };
+        let end = match self.seek(SeekFrom::Hole(start)) {
+            // Cut off between the two calls.
+            Err(Errno::NXIO) => return Ok(None),
+            end => end.map_err(|e| failed("seek", e))?,
+        };
+        self.seek(SeekFrom::Start(start)).map_err(|e| failed("seek", e))?;
+        Ok(Some((start, end)))
+    }
+
+    fn now(&self) -> Result<(Metadata, Stamp), ImportError> {
+        let stat = fstat(&self.fd).map_err(|e| failed("stat", e))?;
+        let meta = stat::metadata(&stat).ok_or_else(|| ImportError::new("of an unknown kind"))?;
+        Ok((meta, stat::stamp(&stat)))
+    }
+}

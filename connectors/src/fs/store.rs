@@ -1,0 +1,356 @@
+//! A store in a directory: one file per object, at the path that the format document gives it.
+//!
+//! An object is written to `tmp-…` in its own directory, fsynced, renamed without replacing anything, and
+//! acknowledged once the directory is on disk too.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::{self, DirBuilder, File, Metadata};
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use plakar_engine::id::ObjectId;
+use plakar_engine::storage::{Area, Listed, ObjectName, PutObject, Store, StoreError, StoreErrorKind};
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, pread};
+use tempfile::NamedTempFile;
+
+use super::stat::nanoseconds;
+
+/// Ranges up to this are read without asking for the file's length first; a larger one is compared with it before
+/// memory is set aside, so that a damaged index cannot ask for terabytes.
+const TRUSTED_RANGE: u64 = 16 << 20;
+
+/// Objects as files below a directory.
+#[derive(Debug)]
+pub struct FsStore {
+    location: String,
+    place: Arc<Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    root: PathBuf,
+    /// Directories whose own names are known to be on disk.
+    durable: Mutex<HashSet<PathBuf>>,
+}
+
+impl FsStore {
+    /// Names a store; nothing is read or made yet. A relative path is taken from the current directory as it is now.
+    pub fn new(path: PathBuf) -> Self {
+        let location = path.display().to_string();
+        // Fails only for an empty path or a current directory that is gone; using it then says so.
+        let root = std::path::absolute(&path).unwrap_or(path);
+        Self { location, place: Arc::new(Place { root, durable: Mutex::default() }) }
+    }
+
+    /// Runs file-system work where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Arc<Place>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let place = self.place.clone();
+        joined(&self.place, tokio::task::spawn_blocking(move || work(place)).await)
+    }
+}
+
+fn joined<T>(
+    place: &Place,
+    outcome: Result<Result<T, StoreError>, tokio::task::JoinError>,
+) -> Result<T, StoreError> {
+    outcome.unwrap_or_else(|e| Err(StoreError::new(StoreErrorKind::Other, "use", place, e)))
+}
+
+#[async_trait]
+impl Store for FsStore {
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+
+    fn local_path(&self) -> Option<&Path> {
+        Some(&self.place.root)
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        self.blocking(|place| place.prepare()).await
+    }
+
+    async fn list(&self, area: Area) -> Result<Vec<Listed>, StoreError> {
+        self.blocking(move |place| place.list(area)).await
+    }
+
+    async fn get(&self, name: ObjectName, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        self.blocking(move |place| place.get(name, range)).await
+    }
+
+    async fn stat(&self, name: ObjectName) -> Result<Listed, StoreError> {
+        self.blocking(move |place| place.stat(name)).await
+    }
+
+    async fn put(&self, name: ObjectName) -> Result<Box<dyn PutObject>, StoreError> {
+        self.blocking(move |place| {
+            let file = place.temporary(name)?;
+            Ok(Box::new(FsPut { place, name, file: Some(file) }) as Box<dyn PutObject>)
+        })
+        .await
+    }
+
+    async fn delete(&self, name: ObjectName) -> Result<(), StoreError> {
+        self.blocking(move |place| match fs::remove_file(place.path(name)) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(StoreError::io("remove", name, e)),
+            _ => Ok(()),
+        })
+        .await
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.root.display().fmt(f)
+    }
+}
+
+impl Place {
+    fn path(&self, name: ObjectName) -> PathBuf {
+        self.root.join(name.path())
+    }
+
+    fn prepare(&self) -> Result<(), StoreError> {
+        let fail = |e| StoreError::io("create", self, e);
+        match fs::read_dir(&self.root) {
+            Ok(mut entries) => match entries.next() {
+                None => Ok(()),
+                Some(_) => {
+                    Err(StoreError::new(StoreErrorKind::AlreadyExists, "create", self, "it is not empty"))
+                }
+            },
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let existing = self.root.ancestors().find(|a| a.exists());
+                private_directories().recursive(true).create(&self.root).map_err(fail)?;
+                // Each directory that was made is a new name in the one above it.
+                let made = self.root.ancestors().take_while(|a| Some(*a) != existing);
+                made.filter_map(Path::parent).try_for_each(sync_directory).map_err(fail)
+            }
+            Err(e) => Err(fail(e)),
+        }
+    }
+
+    /// Whether there is a place at all: what tells an empty area from a disk that is not mounted.
+    fn check_root(&self, operation: &'static str) -> Result<(), StoreError> {
+        match fs::metadata(&self.root) {
+            Ok(m) if m.is_dir() => Ok(()),
+            Ok(_) => Err(StoreError::new(StoreErrorKind::Unusable, operation, self, "it is not a directory")),
+            Err(e) => Err(StoreError::io(operation, self, e)),
+        }
+    }
+
+    fn list(&self, area: Area) -> Result<Vec<Listed>, StoreError> {
+        let mut found = Vec::new();
+        if area == Area::Config {
+            match self.stat(ObjectName::CONFIG) {
+                Ok(listed) => found.push(listed),
+                Err(e) if e.kind() == StoreErrorKind::NotFound => self.check_root("list")?,
+                Err(e) => return Err(e),
+            }
+            return Ok(found);
+        }
+        let folder = self.root.join(area.name());
+        let fail = |e| StoreError::io("list", folder.display(), e);
+        let entries = match fs::read_dir(&folder) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.check_root("list")?;
+                return Ok(found);
+            }
+            entries => entries.map_err(fail)?,
+        };
+        if !area.is_sharded() {
+            collect(entries, None, &mut found).map_err(fail)?;
+            return Ok(found);
+        }
+        for shard in entries {
+            let shard = shard.map_err(fail)?;
+            let Some(first) = shard.file_name().to_str().and_then(shard_byte) else { continue };
+            match fs::read_dir(shard.path()) {
+                Ok(entries) => collect(entries, Some(first), &mut found).map_err(fail)?,
+                // Somebody else's file, or a folder removed meanwhile.
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+                Err(e) => return Err(fail(e)),
+            }
+        }
+        Ok(found)
+    }
+
+    fn stat(&self, name: ObjectName) -> Result<Listed, StoreError> {
+        let path = self.path(name);
+        let meta = fs::symlink_metadata(path).map_err(|e| StoreError::io("look at", name, e))?;
+        if !meta.is_file() {
+            return Err(StoreError::new(StoreErrorKind::NotFound, "look at", name, "it is not a file"));
+        }
+        Ok(listed(name.id, &meta))
+    }
+
+    fn get(&self, name: ObjectName, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        let fail = |e| StoreError::io("read", name, e);
+        let shorter = || StoreError::new(StoreErrorKind::OutOfRange, "read", name, "it is shorter");
+        let file = File::open(self.path(name)).map_err(fail)?;
+        let length = || file.metadata().map_err(fail).map(|m| m.len());
+        let range = match range {
+            None => 0..length()?,
+            Some(r) if r.start > r.end => return Err(shorter()),
+            Some(r) => {
+                if (r.is_empty() || r.end - r.start > TRUSTED_RANGE) && r.end > length()? {
+                    return Err(shorter());
+                }
+                r
+            }
+        };
+        let wanted = usize::try_from(range.end - range.start).map_err(|_| shorter())?;
+        let mut bytes = Vec::with_capacity(wanted);
+        while bytes.len() < wanted {
+            let at = range.start + bytes.len() as u64;
+            match pread(&file, spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(shorter()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(fail(e.into())),
+            }
+        }
+        // The allocator may have given more room than was asked for, and then more was read.
+        bytes.truncate(wanted);
+        Ok(bytes.into())
+    }
+
+    /// Makes a temporary file beside where the object will stand. Areas and shards are made as they are needed, the
+    /// root never: a disk that is not mounted must not become a new store on the disk below.
+    fn temporary(&self, name: ObjectName) -> Result<NamedTempFile, StoreError> {
+        let fail = |e| StoreError::io("write", name, e);
+        let path = self.path(name);
+        let folder = path.parent().unwrap_or(&self.root);
+        // Files of this kind are made 0600.
+        let make = || tempfile::Builder::new().prefix("tmp-").tempfile_in(folder);
+        match make() {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.check_root("write")?;
+                self.durable.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
+                private_directories().recursive(true).create(folder).map_err(fail)?;
+                make().map_err(fail)
+            }
+            made => made.map_err(fail),
+        }
+    }
+
+    fn finish(&self, name: ObjectName, file: NamedTempFile) -> Result<Listed, StoreError> {
+        let fail = |e| StoreError::io("write", name, e);
+        let path = self.path(name);
+        file.as_file().sync_all().map_err(fail)?;
+        let file = file.persist_noclobber(&path).map_err(|e| fail(e.error))?;
+        self.sync_folders(path.parent().unwrap_or(&self.root)).map_err(fail)?;
+        Ok(listed(name.id, &file.metadata().map_err(fail)?))
+    }
+
+    /// Puts a directory's names on disk, and once the names of the directories up to the root. Whoever made them may
+    /// not have got so far yet, so that this process does it once itself for each that it uses.
+    fn sync_folders(&self, folder: &Path) -> io::Result<()> {
+        sync_directory(folder)?;
+        let known = self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder);
+        if known || folder == self.root {
+            return Ok(());
+        }
+        for above in folder.ancestors().skip(1) {
+            sync_directory(above)?;
+            if above == self.root {
+                break;
+            }
+        }
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_path_buf());
+        Ok(())
+    }
+}
+
+/// An object under way. The file is `None` while it is being written to and after a failed or interrupted write:
+/// what has a gap must not get a name.
+struct FsPut {
+    place: Arc<Place>,
+    name: ObjectName,
+    file: Option<NamedTempFile>,
+}
+
+impl FsPut {
+    fn take(&mut self) -> Result<NamedTempFile, StoreError> {
+        self.file.take().ok_or_else(|| {
+            StoreError::new(StoreErrorKind::Other, "write", self.name, "an earlier write did not succeed")
+        })
+    }
+}
+
+#[async_trait]
+impl PutObject for FsPut {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        let (mut file, name) = (self.take()?, self.name);
+        let written = tokio::task::spawn_blocking(move || {
+            file.write_all(&bytes).map_err(|e| StoreError::io("write", name, e))?;
+            Ok(file)
+        });
+        self.file = Some(joined(&self.place, written.await)?);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<Listed, StoreError> {
+        let (file, name, place) = (self.take()?, self.name, self.place.clone());
+        let finished = tokio::task::spawn_blocking(move || place.finish(name, file));
+        joined(&self.place, finished.await)
+    }
+
+    async fn abort(mut self: Box<Self>) {
+        let file = self.file.take();
+        // Where even this fails, a temporary file is left, which nobody takes for an object.
+        let _ = tokio::task::spawn_blocking(move || drop(file)).await;
+    }
+}
+
+/// The folder `ab` holds ids that begin with 0xab.
+fn shard_byte(name: &str) -> Option<u8> {
+    let is_hex = name.len() == 2 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    u8::from_str_radix(name, 16).ok().filter(|_| is_hex)
+}
+
+/// Adds what is an object by its name and kind; `first` is what its id must begin with.
+fn collect(entries: fs::ReadDir, first: Option<u8>, found: &mut Vec<Listed>) -> io::Result<()> {
+    for entry in entries {
+        let entry = entry?;
+        let Some(id) = entry.file_name().to_str().and_then(ObjectId::from_hex) else { continue };
+        if first.is_some_and(|b| b != id.0[0]) {
+            continue;
+        }
+        match entry.metadata() {
+            Ok(meta) if meta.is_file() => found.push(listed(id, &meta)),
+            Ok(_) => {}
+            // Deleted since the directory was read.
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn listed(id: ObjectId, meta: &Metadata) -> Listed {
+    Listed { id, len: meta.len(), modified_ns: nanoseconds(meta.mtime(), meta.mtime_nsec()) }
+}
+
+fn private_directories() -> DirBuilder {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    builder
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    match File::open(path)?.sync_all() {
+        // Some network file systems have no such call for directories; their servers decide.
+        Err(e) if e.kind() == ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
