@@ -93,6 +93,12 @@ pub enum Error {
         /// The blob, for people.
         what: String,
     },
+    /// A file of the local index whose checksum is wrong. It is thrown away and rebuilt.
+    #[error("the local index {path} is damaged")]
+    DamagedIndex {
+        /// The file.
+        path: String,
+    },
     /// An object from the future.
     #[error("{object} was written by a newer program")]
     Newer {
@@ -164,6 +170,9 @@ pub enum Error {
     /// Arguments that make no sense.
     #[error("{0}")]
     Usage(String),
+    /// One failure that several waited for.
+    #[error(transparent)]
+    Shared(#[from] std::sync::Arc<Self>),
 }
 
 impl Error {
@@ -175,15 +184,17 @@ impl Error {
             Self::NoStore { .. } | Self::NotAStore { .. } => ErrorKind::NoStore,
             Self::SecretNeeded { .. } => ErrorKind::SecretNeeded,
             Self::WrongSecret { .. } => ErrorKind::WrongSecret,
-            Self::DamagedObject { .. } | Self::DamagedBlob { .. } | Self::MissingBlob { .. } => {
-                ErrorKind::Damaged
-            }
+            Self::DamagedObject { .. }
+            | Self::DamagedBlob { .. }
+            | Self::MissingBlob { .. }
+            | Self::DamagedIndex { .. } => ErrorKind::Damaged,
             Self::Newer { .. } => ErrorKind::Newer,
             Self::NoSnapshot { .. } | Self::NoPath { .. } => ErrorKind::NotFound,
             Self::Ambiguous { .. } => ErrorKind::Ambiguous,
             Self::Import { .. } | Self::Export { .. } | Self::Io { .. } | Self::Cache(_) => ErrorKind::Io,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::WrongPath { .. } | Self::Usage(_) => ErrorKind::Usage,
+            Self::Shared(e) => e.kind(),
         }
     }
 

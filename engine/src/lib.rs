@@ -12,6 +12,7 @@
 //!
 //! `docs/FORMAT.md` is the specification of what is stored, `docs/ARCHITECTURE.md` shows the two data flows.
 
+pub mod cache;
 pub mod chunker;
 pub mod config;
 pub mod crypto;
@@ -26,9 +27,12 @@ pub mod monitor;
 pub mod object;
 pub mod packfile;
 pub mod removal;
+pub mod repository;
 pub mod snapshot;
+pub mod state;
 pub mod storage;
 pub mod tree;
+pub mod vfs;
 pub mod wire;
 
 /// Random bytes from the operating system.

@@ -190,7 +190,7 @@ impl Snapshot {
     pub fn empty() -> Self {
         let detail = crate::tree::Detail::Directory { node: BlobId([0; 32]), below: Summary::default() };
         let meta = crate::meta::Metadata::directory(0o755);
-        let root = Entry { name: b".".to_vec(), meta, detail, xattrs: vec![], group: None, error: None };
+        let root = Entry { name: b".".to_vec(), meta, detail, xattrs: vec![], links: None, error: None };
         Self {
             id: ObjectId([0; 32]),
             root,

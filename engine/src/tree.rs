@@ -133,6 +133,15 @@ impl Summary {
     }
 }
 
+/// A file with several names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Links {
+    /// Keyed hash of (file system, inode).
+    pub group: u64,
+    /// How many names it had, in and outside of what was backed up.
+    pub count: u32,
+}
+
 /// What an entry has beside its metadata, by kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Detail {
@@ -165,7 +174,7 @@ pub struct Entry {
     /// Extended attributes, by name.
     pub xattrs: Vec<Xattr>,
     /// Names of one file share it.
-    pub group: Option<u64>,
+    pub links: Option<Links>,
     /// What went wrong when it was backed up.
     pub error: Option<String>,
 }
@@ -189,8 +198,8 @@ impl Entry {
 
     /// Whether two names of one hard-link group still are one file.
     pub fn is_same_file(&self, other: &Self) -> bool {
-        self.group.is_some()
-            && self.group == other.group
+        self.links.is_some()
+            && self.links.map(|l| l.group) == other.links.map(|l| l.group)
             && self.meta == other.meta
             && self.detail == other.detail
     }
@@ -202,7 +211,7 @@ impl Entry {
         out.push(m.kind as u8);
         let missing = matches!(&self.detail, Detail::Regular(c) if c.missing);
         let flags = if self.xattrs.is_empty() { 0 } else { HAS_XATTRS }
-            | self.group.map_or(0, |_| HAS_GROUP)
+            | self.links.map_or(0, |_| HAS_GROUP)
             | self.error.as_ref().map_or(0, |_| HAS_ERROR)
             | if missing { NO_CONTENTS } else { 0 };
         out.put_uv(flags);
@@ -238,8 +247,9 @@ impl Entry {
                 out.put_bytes(&x.value);
             }
         }
-        if let Some(group) = self.group {
-            out.put_u64(group);
+        if let Some(links) = self.links {
+            out.put_u64(links.group);
+            out.put_uv(u64::from(links.count));
         }
         if let Some(error) = &self.error {
             out.put_bytes(error.as_bytes());
@@ -295,7 +305,12 @@ impl Entry {
             }
         };
         let xattrs = if flags & HAS_XATTRS != 0 { decode_xattrs(r)? } else { Vec::new() };
-        let group = (flags & HAS_GROUP != 0).then(|| r.u64()).transpose()?;
+        let links = if flags & HAS_GROUP != 0 {
+            let group = r.u64()?;
+            Some(Links { group, count: r.uv_max(u64::from(u32::MAX), "link count")? as u32 })
+        } else {
+            None
+        };
         let error = (flags & HAS_ERROR != 0)
             .then(|| r.text(MAX_ERROR, "error text").map(String::from))
             .transpose()?;
@@ -307,7 +322,7 @@ impl Entry {
             )?;
         }
         let meta = Metadata { kind, mode, uid, gid, mtime, size, rdev };
-        Ok(Self { name, meta, detail, xattrs, group, error })
+        Ok(Self { name, meta, detail, xattrs, links, error })
     }
 
     /// The root entry of a snapshot, alone.

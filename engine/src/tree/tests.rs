@@ -22,14 +22,14 @@ fn file(name: &[u8], size: u64) -> Entry {
         },
         detail: Detail::Regular(Contents { level: 0, items, missing: false }),
         xattrs: vec![],
-        group: None,
+        links: None,
         error: None,
     }
 }
 
 fn plain(name: &[u8], kind: Kind, detail: Detail) -> Entry {
     let meta = Metadata { kind, ..Metadata::directory(0o755) };
-    Entry { name: name.to_vec(), meta, detail, xattrs: vec![], group: None, error: None }
+    Entry { name: name.to_vec(), meta, detail, xattrs: vec![], links: None, error: None }
 }
 
 #[derive(Default)]
@@ -69,7 +69,7 @@ fn every_kind_of_entry_round_trips() {
         Xattr { name: b"user.a".to_vec(), value: vec![0; 70_000] },
         Xattr { name: b"user.b".to_vec(), value: vec![] },
     ];
-    odd.group = Some(u64::MAX);
+    odd.links = Some(Links { group: u64::MAX, count: 3 });
     odd.error = Some("changed while it was read".into());
     let mut sparse = file(b"b", 5 << 30);
     sparse.detail = Detail::Regular(Contents {

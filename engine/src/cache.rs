@@ -1,0 +1,280 @@
+//! What is kept on this machine for a store: the index, snapshots as stored, the file cache. All of it can be thrown
+//! away at any time; what has names in it is sealed.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::error::{Error, Result};
+use crate::id::{ObjectId, StoreId};
+use crate::storage::Area;
+
+/// Directories of this program for this user.
+#[derive(Clone, Debug)]
+pub struct LocalDirs {
+    /// May be cleared at any time: `~/.cache/plakar`.
+    pub cache: PathBuf,
+    /// Must not be cleared lightly (which stores were sealed, counters): `~/.local/state/plakar`.
+    pub state: PathBuf,
+}
+
+/// The layout's version: another one is another directory.
+const VERSION: &str = "v1";
+
+/// The local cache of one store.
+#[derive(Debug)]
+pub struct LocalCache {
+    directory: PathBuf,
+    index: PathBuf,
+    database: Mutex<Connection>,
+    /// Keeps a directory for this process alone, when the user's cannot be written.
+    _own: Option<tempfile::TempDir>,
+}
+
+const SCHEMA: &str = "
+    CREATE TABLE IF NOT EXISTS objects (
+        area INTEGER NOT NULL, id BLOB NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (area, id)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS sources (
+        source BLOB PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS directories (
+        source BLOB NOT NULL, directory BLOB NOT NULL, parent BLOB NOT NULL, record BLOB NOT NULL,
+        PRIMARY KEY (source, directory)) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS children ON directories (source, parent);
+";
+
+/// Directories of the file cache as they were: record by directory hash.
+pub(crate) type DirectoryRow = ([u8; 16], [u8; 16], Vec<u8>);
+
+impl LocalCache {
+    /// Opens, or makes, the cache of a store. A damaged database is thrown away. Where the user's cache cannot be
+    /// written, a temporary one serves for this process.
+    pub fn open(dirs: &LocalDirs, store: StoreId) -> Result<Self> {
+        let directory = dirs.cache.join(VERSION).join(store.to_string());
+        match Self::open_at(&directory) {
+            Ok(cache) => Ok(cache),
+            Err(e) => {
+                tracing::warn!(%e, directory = %directory.display(), "the local cache cannot be used; working without");
+                let own = tempfile::tempdir().map_err(|e| Error::io("make", &std::env::temp_dir(), e))?;
+                let mut cache = Self::open_at(own.path())?;
+                cache._own = Some(own);
+                Ok(cache)
+            }
+        }
+    }
+
+    fn open_at(directory: &Path) -> Result<Self> {
+        let index = directory.join("index");
+        make_private(&index)?;
+        let path = directory.join("cache.db");
+        let database = match connect(&path) {
+            Ok(c) => c,
+            Err(e) if is_broken(&e) => {
+                tracing::warn!(%e, "the local database is damaged and is made anew");
+                for end in ["", "-wal", "-shm"] {
+                    let _ = std::fs::remove_file(directory.join(format!("cache.db{end}")));
+                }
+                connect(&path)?
+            }
+            Err(e) => return Err(e.into()),
+        };
+        Ok(Self { directory: directory.into(), index, database: Mutex::new(database), _own: None })
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where index segments are.
+    pub fn index_directory(&self) -> &Path {
+        &self.index
+    }
+
+    fn database(&self) -> MutexGuard<'_, Connection> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Small objects of an area as the store has them, still sealed.
+    pub fn objects(&self, area: Area) -> Result<Vec<(ObjectId, Vec<u8>)>> {
+        let db = self.database();
+        let mut query = db.prepare_cached("SELECT id, bytes FROM objects WHERE area = ?1")?;
+        let rows = query.query_map([area as u8], |r| Ok((ObjectId(r.get(0)?), r.get(1)?)))?;
+        Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Keeps new objects of an area and forgets others.
+    pub fn update_objects(&self, area: Area, new: &[(ObjectId, Vec<u8>)], gone: &[ObjectId]) -> Result<()> {
+        if new.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let mut db = self.database();
+        let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        for (id, bytes) in new {
+            tx.prepare_cached("INSERT OR REPLACE INTO objects VALUES (?1, ?2, ?3)")?.execute(params![
+                area as u8,
+                &id.0[..],
+                bytes
+            ])?;
+        }
+        for id in gone {
+            tx.prepare_cached("DELETE FROM objects WHERE area = ?1 AND id = ?2")?
+                .execute(params![area as u8, &id.0[..]])?;
+        }
+        Ok(tx.commit()?)
+    }
+
+    /// The snapshot whose directories the file cache of a source holds.
+    pub(crate) fn source_snapshot(&self, source: &[u8; 16]) -> Result<Option<ObjectId>> {
+        let db = self.database();
+        let mut query = db.prepare_cached("SELECT snapshot FROM sources WHERE source = ?1")?;
+        Ok(query.query_row([&source[..]], |r| Ok(ObjectId(r.get(0)?))).optional()?)
+    }
+
+    /// The record of a directory.
+    pub(crate) fn directory_record(
+        &self,
+        source: &[u8; 16],
+        directory: &[u8; 16],
+    ) -> Result<Option<Vec<u8>>> {
+        let db = self.database();
+        let mut query =
+            db.prepare_cached("SELECT record FROM directories WHERE source = ?1 AND directory = ?2")?;
+        Ok(query.query_row([&source[..], &directory[..]], |r| r.get(0)).optional()?)
+    }
+
+    /// Replaces what the file cache knows of a source, in one transaction: forgets all if `fresh`, removes
+    /// directories with everything below them, keeps new records, names the new snapshot.
+    pub(crate) fn update_source(
+        &self,
+        source: &[u8; 16],
+        snapshot: ObjectId,
+        fresh: bool,
+        removed: &[[u8; 16]],
+        rows: impl Iterator<Item = Result<DirectoryRow>>,
+    ) -> Result<()> {
+        let mut db = self.database();
+        let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        if fresh {
+            tx.execute("DELETE FROM directories WHERE source = ?1", [&source[..]])?;
+        }
+        for directory in removed {
+            tx.prepare_cached(
+                "WITH RECURSIVE below(d) AS (VALUES (?2) UNION
+                     SELECT directory FROM directories, below WHERE source = ?1 AND parent = d)
+                 DELETE FROM directories WHERE source = ?1 AND directory IN below",
+            )?
+            .execute([&source[..], &directory[..]])?;
+        }
+        for row in rows {
+            let (directory, parent, record) = row?;
+            tx.prepare_cached("INSERT OR REPLACE INTO directories VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![&source[..], &directory[..], &parent[..], record])?;
+        }
+        tx.prepare_cached("INSERT OR REPLACE INTO sources VALUES (?1, ?2)")?
+            .execute([&source[..], &snapshot.0[..]])?;
+        Ok(tx.commit()?)
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let db = Connection::open(path)?;
+    db.busy_timeout(std::time::Duration::from_secs(20))?;
+    // Losing the last transactions to a crash is harmless; waiting for the disk at each is not.
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", "NORMAL")?;
+    db.execute_batch(SCHEMA)?;
+    Ok(db)
+}
+
+fn is_broken(e: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
+    matches!(e.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown))
+}
+
+/// Makes a directory, and missing parents, for this user alone.
+pub(crate) fn make_private(path: &Path) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|e| Error::io("make", path, e))
+}
+
+/// What must outlive the cache, one small file for each store under `~/.local/state/plakar`: that the store was seen
+/// sealed, this writer's id, and its counter.
+#[derive(Clone, Debug)]
+pub struct WriterState {
+    path: PathBuf,
+    /// This user's id on this machine, in this store.
+    pub writer: [u8; 16],
+    /// The last sequence number used.
+    pub sequence: u64,
+    /// The last snapshot written, and BLAKE3 of its stored bytes.
+    pub last: Option<(ObjectId, [u8; 32])>,
+    /// Whether the store was ever seen sealed.
+    pub sealed: bool,
+    known: bool,
+}
+
+impl WriterState {
+    /// Reads the file, or begins anew.
+    pub fn open(dirs: &LocalDirs, store: StoreId) -> Self {
+        let path = dirs.state.join(VERSION).join(store.to_string());
+        let mut s = Self {
+            path,
+            writer: crate::random_bytes(),
+            sequence: 0,
+            last: None,
+            sealed: false,
+            known: false,
+        };
+        let Ok(text) = std::fs::read_to_string(&s.path) else { return s };
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            match (words.next(), words.next(), words.next()) {
+                (Some("writer"), Some(hex), _) => {
+                    s.known = hex::decode_to_slice(hex, &mut s.writer).is_ok();
+                }
+                (Some("sequence"), Some(n), _) => s.sequence = n.parse().unwrap_or(0),
+                (Some("last"), Some(id), Some(hash)) => {
+                    s.last = ObjectId::from_hex(id).zip(ObjectId::from_hex(hash)).map(|(i, h)| (i, h.0));
+                }
+                (Some("sealed"), ..) => s.sealed = true,
+                _ => {}
+            }
+        }
+        s
+    }
+
+    /// Notes that the store is sealed.
+    pub fn note_sealed(&mut self) {
+        if !(self.sealed && self.known) {
+            self.sealed = true;
+            self.save();
+        }
+    }
+
+    /// Writes the file; a failure costs only what it guards against, and is logged.
+    pub fn save(&mut self) {
+        let mut text = format!("writer {}\nsequence {}\n", hex::encode(self.writer), self.sequence);
+        if let Some((id, hash)) = &self.last {
+            text += &format!("last {id} {}\n", hex::encode(hash));
+        }
+        if self.sealed {
+            text += "sealed\n";
+        }
+        let write = || -> std::io::Result<()> {
+            let directory = self.path.parent().unwrap_or(Path::new("."));
+            make_private(directory).map_err(|e| std::io::Error::other(e.to_string()))?;
+            let mut file = tempfile::NamedTempFile::new_in(directory)?;
+            std::io::Write::write_all(&mut file, text.as_bytes())?;
+            file.persist(&self.path)?;
+            Ok(())
+        };
+        match write() {
+            Ok(()) => self.known = true,
+            Err(e) => tracing::warn!(%e, path = %self.path.display(), "cannot keep the writer's state"),
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! A repository: an opened store with its keys, its index and its catalogue.
+//!
+//! Opening reads CONFIG and the key slots; the index and the catalogue are read when first needed. Nothing takes a
+//! lock in the store: any number of processes may read and back up at once, see `docs/FORMAT.md` §13.
+
+pub mod catalog;
+mod index;
+pub mod reader;
+mod segment;
+mod states;
+pub mod writer;
+
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use crate::cache::{LocalCache, LocalDirs, WriterState};
+use crate::config::Config;
+use crate::crypto::Keyring;
+use crate::crypto::kdf::KdfParams;
+use crate::crypto::secret::Secret;
+use crate::error::{Error, Result};
+use crate::id::{BlobId, ObjectId};
+use crate::keyslot::{KeySlot, UserSecret};
+use crate::removal::Removals;
+use crate::storage::{Area, ObjectName, Store, StoreErrorKind, put_bytes};
+use crate::vfs::Located;
+use crate::wire::WireError;
+use catalog::Catalog;
+pub use index::Index;
+use reader::{FrameRef, FrameSource, Purpose};
+
+/// Now, ns since 1970, by the local clock.
+pub(crate) fn now_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64)
+}
+
+/// An opened store.
+#[derive(Debug)]
+pub struct Repository {
+    store: Arc<dyn Store>,
+    config: Config,
+    keys: Arc<Keyring>,
+    cache: Arc<LocalCache>,
+    writer: Mutex<WriterState>,
+    index: RwLock<Option<Arc<Index>>>,
+    /// Loads of the index, one at a time.
+    loading: tokio::sync::Mutex<()>,
+    catalog: OnceCell<()>,
+    current: RwLock<Arc<Catalog>>,
+    data_keys: index::DataKeys,
+    /// States that could not be read when the index was loaded.
+    unreadable_states: Mutex<Vec<(ObjectId, String)>>,
+    notices: Vec<String>,
+}
+
+/// What a new store is to be.
+#[derive(Clone, Debug, Default)]
+pub struct CreateOptions {
+    /// Without compression.
+    pub no_compression: bool,
+    /// The cost of the passphrase slot; RFC 9106's second choice if `None`.
+    pub kdf: Option<KdfParams>,
+    /// Other chunk sizes.
+    pub chunks: Option<crate::chunker::ChunkSizes>,
+}
+
+/// Makes a store: key slot first, CONFIG last, and reads it back. No secret makes a plaintext store.
+pub async fn create(
+    store: &Arc<dyn Store>,
+    secret: Option<&UserSecret>,
+    options: &CreateOptions,
+) -> Result<Config> {
+    store.prepare().await?;
+    let mut config = Config::new(secret.is_some(), now_ns());
+    if options.no_compression {
+        config.zstd_level = None;
+    }
+    if let Some(chunks) = options.chunks {
+        config.chunks = chunks;
+    }
+    let bytes: Bytes = match secret {
+        None => config.encode(&Keyring::plaintext(config.store)).into(),
+        Some(secret) => {
+            let master = Secret::new(crate::random_bytes());
+            let bytes = config.encode(&Keyring::sealed(config.store, master.clone()));
+            let kdf = options.kdf.clone().unwrap_or_else(KdfParams::recommended);
+            let slot = KeySlot::new(config.store, &master, secret, kdf, "", now_ns(), bytes.clone())
+                .map_err(|e| Error::Usage(e.to_string()))?;
+            put_bytes(store.as_ref(), ObjectName::new(Area::Keys, slot.id), slot.encode().into()).await?;
+            bytes.into()
+        }
+    };
+    put_bytes(store.as_ref(), ObjectName::CONFIG, bytes.clone()).await?;
+    if store.get(ObjectName::CONFIG, None).await? != bytes {
+        return Err(Error::damaged(ObjectName::CONFIG, "it reads back differently from what was written"));
+    }
+    Ok(config)
+}
+
+/// What can be known of a store without a secret.
+#[derive(Debug)]
+pub struct Probe {
+    config_bytes: Result<Bytes>,
+    slots: Vec<KeySlot>,
+    location: String,
+    bad_slots: Vec<String>,
+}
+
+impl Probe {
+    /// Reads CONFIG and the key slots.
+    ///
+    /// # Errors
+    /// There is no store, or only half of one.
+    pub async fn read(store: &Arc<dyn Store>) -> Result<Self> {
+        let location = store.location();
+        let listed = match store.list(Area::Keys).await {
+            Ok(l) => l,
+            Err(e) if e.kind() == StoreErrorKind::NotFound => return Err(Error::NoStore { location }),
+            Err(e) => return Err(e.into()),
+        };
+        let config_bytes = match store.get(ObjectName::CONFIG, None).await {
+            Ok(b) => Ok(b),
+            Err(e) if e.kind() == StoreErrorKind::NotFound && listed.is_empty() => {
+                return Err(Error::NotAStore { location, reason: "it has no CONFIG".into() });
+            }
+            Err(e) => Err(e.into()),
+        };
+        let (mut slots, mut bad_slots) = (Vec::new(), Vec::new());
+        for l in listed {
+            let name = ObjectName::new(Area::Keys, l.id);
+            let slot = match store.get(name, None).await {
+                Ok(bytes) => KeySlot::decode(l.id, &bytes).map_err(|e| Error::object(name, e)),
+                Err(e) => Err(e.into()),
+            };
+            match slot {
+                Ok(slot) => slots.push(slot),
+                Err(e) => bad_slots.push(format!("{e}")),
+            }
+        }
+        Ok(Self { config_bytes, slots, location, bad_slots })
+    }
+
+    /// Whether a secret is needed to open the store: as far as can be told before CONFIG is authenticated.
+    pub fn needs_secret(&self) -> bool {
+        !self.slots.is_empty() || !self.bad_slots.is_empty() || self.parsed().is_none_or(|c| c.sealed)
+    }
+
+    fn parsed(&self) -> Option<Config> {
+        self.config_bytes.as_ref().ok().and_then(|b| Config::decode(b).ok())
+    }
+
+    /// The key slots.
+    pub fn slots(&self) -> &[KeySlot] {
+        &self.slots
+    }
+
+    /// Finds the slot that a secret opens, and the CONFIG to believe.
+    fn unlock(&self, secret: Option<&UserSecret>) -> Result<(Config, Keyring, Vec<String>)> {
+        let mut notices = self.bad_slots.clone();
+        let config_error = |reason: String| Error::NotAStore { location: self.location.clone(), reason };
+        let Some(secret) = secret else {
+            if self.needs_secret() {
+                return Err(Error::SecretNeeded { location: self.location.clone() });
+            }
+            let bytes = self.config_bytes.as_ref().map_err(|e| config_error(e.to_string()))?;
+            let config = Config::decode(bytes).map_err(|e| Error::object(ObjectName::CONFIG, e))?;
+            let keys = Keyring::plaintext(config.store);
+            if !Config::verify(bytes, &keys) {
+                return Err(Error::damaged(ObjectName::CONFIG, WireError::Malformed("checksum")));
+            }
+            return Ok((config, keys, notices));
+        };
+        if let Some(config) = self.parsed()
+            && !config.sealed
+            && self.slots.is_empty()
+        {
+            return Err(Error::Usage(format!(
+                "the store at {} is not encrypted, but a passphrase was given",
+                self.location
+            )));
+        }
+        if let Ok(bytes) = &self.config_bytes
+            && let Err(WireError::Newer(_)) = Config::decode(bytes)
+        {
+            return Err(Error::Newer { object: "CONFIG".into() });
+        }
+        let opened = self.slots.iter().find_map(|s| s.open(secret).ok().map(|master| (s, master)));
+        let Some((slot, master)) = opened else {
+            if self.slots.is_empty() {
+                return Err(config_error("it has no readable key slot".into()));
+            }
+            return Err(Error::WrongSecret { location: self.location.clone() });
+        };
+        let keys = Keyring::sealed(slot.store, master);
+        let good = |bytes: &[u8]| {
+            Config::decode(bytes)
+                .ok()
+                .filter(|c| c.sealed && c.store == slot.store && Config::verify(bytes, &keys))
+        };
+        let from_store = self.config_bytes.as_ref().ok().and_then(|b| good(b));
+        let config = match from_store {
+            Some(c) => c,
+            None => {
+                notices.push(format!(
+                    "CONFIG is missing or damaged; the copy in key slot {} is used",
+                    slot.id.short()
+                ));
+                good(&slot.config).ok_or_else(|| config_error("CONFIG and its copies are damaged".into()))?
+            }
+        };
+        Ok((config, keys, notices))
+    }
+}
+
+impl Repository {
+    /// Opens a store that was probed.
+    ///
+    /// # Errors
+    /// `SecretNeeded`, `WrongSecret`, a damaged or newer CONFIG.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        probe: Probe,
+        secret: Option<UserSecret>,
+        dirs: &LocalDirs,
+    ) -> Result<Arc<Self>> {
+        let dirs = dirs.clone();
+        let unlocked = index::blocking(move || {
+            let (config, keys, notices) = probe.unlock(secret.as_ref())?;
+            let mut writer = WriterState::open(&dirs, config.store);
+            if config.sealed {
+                writer.note_sealed();
+            } else if writer.sealed {
+                return Err(Error::NotAStore {
+                    location: probe.location.clone(),
+                    reason:
+                        "it was encrypted when it was last seen and is not now: somebody has replaced CONFIG"
+                            .into(),
+                });
+            }
+            let cache = LocalCache::open(&dirs, config.store)?;
+            Ok((config, keys, notices, writer, cache))
+        });
+        let (config, keys, notices, writer, cache) = unlocked.await?;
+        Ok(Arc::new(Self {
+            store,
+            config,
+            keys: Arc::new(keys),
+            cache: Arc::new(cache),
+            writer: Mutex::new(writer),
+            index: RwLock::new(None),
+            loading: tokio::sync::Mutex::new(()),
+            catalog: OnceCell::new(),
+            current: RwLock::default(),
+            data_keys: Mutex::default(),
+            unreadable_states: Mutex::default(),
+            notices,
+        }))
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Its parameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its keys.
+    pub fn keys(&self) -> &Arc<Keyring> {
+        &self.keys
+    }
+
+    /// Its local cache.
+    pub fn cache(&self) -> &Arc<LocalCache> {
+        &self.cache
+    }
+
+    /// What the user should know about how it was opened.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
+    /// Reads which snapshots there are, from the store's listings.
+    pub async fn refresh_catalog(&self) -> Result<Arc<Catalog>> {
+        let catalog = Arc::new(catalog::load(self).await?);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = catalog.clone();
+        let _ = self.catalog.set(());
+        Ok(catalog)
+    }
+
+    /// The catalogue as last read; read now if it was not yet.
+    pub async fn catalog(&self) -> Result<Arc<Catalog>> {
+        if !self.catalog.initialized() {
+            return self.refresh_catalog().await;
+        }
+        Ok(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Brings the index up to the states that the store lists now.
+    pub async fn refresh_index(&self) -> Result<Arc<Index>> {
+        let _one = self.loading.lock().await;
+        self.load_index(self.index_now().is_some()).await
+    }
+
+    /// The index; loaded now if it was not yet.
+    pub async fn index(&self) -> Result<Arc<Index>> {
+        if let Some(index) = self.index_now() {
+            return Ok(index);
+        }
+        let _one = self.loading.lock().await;
+        match self.index_now() {
+            Some(index) => Ok(index),
+            None => self.load_index(false).await,
+        }
+    }
+
+    async fn load_index(&self, thorough: bool) -> Result<Arc<Index>> {
+        let listed = self.store.list(Area::States).await?;
+        let catalog = self.catalog().await?;
+        // A replaced state is left out only once its successor is listed; whether that can be read shows below.
+        let there: std::collections::HashSet<ObjectId> = listed.iter().map(|l| l.id).collect();
+        let wanted: Vec<_> = listed
+            .into_iter()
+            .filter(|l| catalog.removals.successor(&l.id).is_none_or(|s| !there.contains(&s)))
+            .collect();
+        let directory = self.cache.index_directory();
+        let (index, unreadable) = Index::load(directory, &self.store, &self.keys, &wanted, thorough).await?;
+        for (id, e) in &unreadable {
+            tracing::warn!(state = %id, %e, "a state cannot be read; what it names is unknown");
+        }
+        *self.unreadable_states.lock().unwrap_or_else(PoisonError::into_inner) =
+            unreadable.into_iter().map(|(id, e)| (id, report(&e))).collect();
+        let index = Arc::new(index);
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Some(index.clone());
+        Ok(index)
+    }
+
+    fn index_now(&self) -> Option<Arc<Index>> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// States that could not be read, and why.
+    pub fn unreadable_states(&self) -> Vec<(ObjectId, String)> {
+        self.unreadable_states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn removals_now(&self) -> Arc<Catalog> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where a blob is, by the index as loaded.
+    ///
+    /// # Errors
+    /// `MissingBlob` when no state names it, or the index was not loaded yet.
+    pub fn locate(&self, id: &BlobId) -> Result<Located> {
+        let catalog = self.removals_now();
+        let found = match self.index_now() {
+            Some(index) => index.locate(id, &self.keys, &self.data_keys, &catalog.removals)?,
+            None => None,
+        };
+        found.ok_or_else(|| Error::MissingBlob { what: format!("blob {}", id.short()) })
+    }
+
+    /// Whether the index may be relied on to hold a blob that new data refers to.
+    pub(crate) fn removals(&self) -> Arc<Catalog> {
+        self.removals_now()
+    }
+
+    /// Adds a key slot.
+    pub async fn add_key(&self, secret: &UserSecret, label: &str, kdf: KdfParams) -> Result<KeySlot> {
+        if !self.keys.is_sealed() {
+            return Err(Error::Usage("a store that is not encrypted has no keys".into()));
+        }
+        let config = self.config.encode(&self.keys);
+        let (keys, secret, label) = (self.keys.clone(), secret.clone(), label.to_owned());
+        let store = self.config.store;
+        let slot = index::blocking(move || {
+            KeySlot::new(store, keys.master(), &secret, kdf, &label, now_ns(), config)
+                .map_err(|e| Error::Usage(e.to_string()))
+        })
+        .await?;
+        let name = ObjectName::new(Area::Keys, slot.id);
+        put_bytes(self.store.as_ref(), name, slot.encode().into()).await?;
+        let back = self.store.get(name, None).await?;
+        KeySlot::decode(slot.id, &back).map_err(|e| Error::object(name, e))?;
+        Ok(slot)
+    }
+
+    /// Removes a key slot; never the last one.
+    pub async fn remove_key(&self, id: ObjectId) -> Result<()> {
+        let slots = self.store.list(Area::Keys).await?;
+        if !slots.iter().any(|l| l.id == id) {
+            return Err(Error::Usage(format!("there is no key {}", id.short())));
+        }
+        if slots.len() < 2 {
+            return Err(Error::Usage(
+                "this is the only key: without it nobody could open the store again".into(),
+            ));
+        }
+        Ok(self.store.delete(ObjectName::new(Area::Keys, id)).await?)
+    }
+
+    /// Marks snapshots as deleted; their data goes when maintenance runs.
+    pub async fn remove_snapshots(&self, ids: &[ObjectId], reason: &str) -> Result<()> {
+        use crate::removal::{Removal, RemovalKind};
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).writer;
+        for target in ids {
+            let removal = Removal {
+                kind: RemovalKind::Tombstone,
+                targets: vec![*target],
+                successor: None,
+                time_ns: now_ns(),
+                reason: reason.into(),
+                writer,
+            };
+            self.put_small(Area::Removals, &removal.encode()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes an object of one block under a new id; gives the id and how the store lists it.
+    pub(crate) async fn put_small(&self, area: Area, fields: &[u8]) -> Result<(ObjectId, Bytes, i64)> {
+        let id = ObjectId::random();
+        let key = match area {
+            Area::Snapshots => &self.keys.snapshots,
+            Area::Leases => &self.keys.index,
+            _ => &self.keys.manage,
+        };
+        let bytes: Bytes =
+            crate::object::encode_small(key, area, self.config.store, self.keys.is_sealed(), id, fields)
+                .into();
+        let listed = put_bytes(self.store.as_ref(), ObjectName::new(area, id), bytes.clone()).await?;
+        Ok((id, bytes, listed.modified_ns))
+    }
+}
+
+#[async_trait]
+impl FrameSource for Repository {
+    async fn frames(&self, wanted: &[FrameRef], _purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>> {
+        reader::fetch(&self.store, wanted).await
+    }
+}
+
+/// An error and its causes in one line.
+pub fn report(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(e) = source {
+        let cause = e.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = e.source();
+    }
+    text
+}

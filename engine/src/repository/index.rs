@@ -1,0 +1,319 @@
+//! The index of a store: where every blob is. A set of local segments that together hold the states which the store
+//! lists; segments of states that it lists no more are thrown away with them.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::reader::FrameRef;
+use super::segment::{self, Segment, SegmentKey, SegmentWriter};
+use super::states::{Batch, IntoBatch, StateReader};
+use crate::crypto::{DataKey, Keyring};
+use crate::error::{Error, Result};
+use crate::id::{BlobId, ObjectId};
+use crate::removal::Removals;
+use crate::storage::{Listed, Store};
+use crate::vfs::Located;
+
+/// States shorter than this, in clear, are gathered in memory before they become a segment.
+const SMALL_STATE: u64 = 8 << 20;
+/// A batch of them is written when it has grown to this.
+const BATCH: usize = 16 << 20;
+/// Segments are merged so that each is at least so many times the size of all smaller ones.
+const RATIO: u64 = 2;
+
+/// Where blobs are, according to a set of states. Immutable; a newer one replaces it.
+#[derive(Debug)]
+pub struct Index {
+    directory: PathBuf,
+    key: SegmentKey,
+    segments: Vec<Arc<Segment>>,
+    states: HashSet<ObjectId>,
+}
+
+/// Data keys that were unwrapped, by id.
+pub(super) type DataKeys = Mutex<HashMap<[u8; 16], Arc<DataKey>>>;
+
+impl Index {
+    /// An index of nothing.
+    pub(super) fn empty(directory: &Path, keys: &Keyring) -> Self {
+        Self {
+            directory: directory.into(),
+            key: SegmentKey::new(keys),
+            segments: vec![],
+            states: HashSet::new(),
+        }
+    }
+
+    /// Brings the local segments up to the states that the store lists, and opens them. States that cannot be read
+    /// are returned beside: what they name is unknown, the rest works.
+    ///
+    /// `thorough` verifies every block of the local files first.
+    pub(super) async fn load(
+        directory: &Path,
+        store: &Arc<dyn Store>,
+        keys: &Arc<Keyring>,
+        listed: &[Listed],
+        thorough: bool,
+    ) -> Result<(Self, Vec<(ObjectId, Error)>)> {
+        let key = SegmentKey::new(keys);
+        let wanted: HashMap<ObjectId, Listed> = listed.iter().map(|l| (l.id, *l)).collect();
+        let (mut segments, stale) = {
+            let (directory, key) = (directory.to_owned(), key.clone());
+            let ids: HashSet<ObjectId> = wanted.keys().copied().collect();
+            blocking(move || Ok(choose(&directory, &key, &ids, thorough))).await?
+        };
+        for path in stale {
+            // Another process may have removed it already; a file that stays is only tried again.
+            let _ = std::fs::remove_file(path);
+        }
+        let covered: HashSet<ObjectId> = segments.iter().flat_map(|s| s.states()).copied().collect();
+        let mut missing: Vec<Listed> =
+            wanted.values().filter(|l| !covered.contains(&l.id)).copied().collect();
+        missing.sort_unstable_by_key(|l| l.id);
+        let mut unreadable = Vec::new();
+        let mut batch = Batch::default();
+        let mut opened = futures::stream::StreamExt::buffered(
+            futures::stream::iter(
+                missing.into_iter().map(|l| async move { (l.id, StateReader::open(store, keys, l).await) }),
+            ),
+            8,
+        );
+        while let Some((id, reader)) = futures::stream::StreamExt::next(&mut opened).await {
+            let read = async {
+                let reader = reader?;
+                if reader.bytes() > SMALL_STATE {
+                    let blobs = reader.head.table(crate::state::Table::Blobs).records;
+                    let mut out = SegmentWriter::create(directory, &key, blobs)?;
+                    out.push_state(&id)?;
+                    reader.read(keys, &mut out).await?;
+                    segments.push(Arc::new(out.finish()?));
+                } else {
+                    // Into a batch of its own first: a state that fails half-way must leave nothing behind.
+                    let mut one = Batch::default();
+                    reader.read(keys, &mut IntoBatch::new(&mut one, id)).await?;
+                    batch.append(one);
+                }
+                Ok(())
+            };
+            match read.await {
+                Ok(()) => {}
+                Err(e) if crate::vfs::is_damage(&e) || matches!(e, Error::Newer { .. }) => {
+                    unreadable.push((id, e));
+                }
+                Err(e) => return Err(e),
+            }
+            if batch.bytes() > BATCH {
+                segments.push(Arc::new(std::mem::take(&mut batch).into_segment(directory, &key)?));
+            }
+        }
+        if !batch.states.is_empty() {
+            segments.push(Arc::new(batch.into_segment(directory, &key)?));
+        }
+        let directory = directory.to_owned();
+        let index = blocking(move || {
+            let segments = compact(&directory, &key, segments)?;
+            Ok(Self::new(directory, key, segments))
+        });
+        Ok((index.await?, unreadable))
+    }
+
+    fn new(directory: PathBuf, key: SegmentKey, segments: Vec<Arc<Segment>>) -> Self {
+        let states = segments.iter().flat_map(|s| s.states()).copied().collect();
+        Self { directory, key, segments, states }
+    }
+
+    /// This index and what a run has just written as a state.
+    pub(super) fn with(&self, batch: Batch) -> Result<Self> {
+        let mut segments = self.segments.clone();
+        segments.push(Arc::new(batch.into_segment(&self.directory, &self.key)?));
+        let segments = compact(&self.directory, &self.key, segments)?;
+        Ok(Self::new(self.directory.clone(), self.key.clone(), segments))
+    }
+
+    /// The states it holds.
+    pub fn states(&self) -> &HashSet<ObjectId> {
+        &self.states
+    }
+
+    /// Number of blobs (one that stands in several packfiles counts as often).
+    pub fn blobs(&self) -> u64 {
+        self.segments.iter().map(|s| s.blobs()).sum()
+    }
+
+    /// Number of packfiles.
+    pub fn packfiles(&self) -> u64 {
+        self.segments.iter().map(|s| s.packfiles()).sum()
+    }
+
+    /// Bytes of its local files.
+    pub fn bytes(&self) -> u64 {
+        self.segments.iter().map(|s| s.bytes()).sum()
+    }
+
+    /// Whether a blob has a location that may be relied on: in a packfile that is not condemned or gone.
+    ///
+    /// # Errors
+    /// A damaged local file.
+    pub fn is_known(&self, id: &BlobId, removals: &Removals) -> Result<bool> {
+        for s in self.segments.iter().filter(|s| s.may_hold(id)) {
+            for record in s.find(id)? {
+                if !removals.any_doomed() || !removals.is_doomed(&s.packfile_of(record.frame.into())?.id) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Every packfile, once.
+    pub fn all_packfiles(&self) -> Result<Vec<crate::state::PackfileRecord>> {
+        let mut seen = HashSet::new();
+        let mut all = Vec::new();
+        for s in &self.segments {
+            for i in 0..s.packfiles() {
+                let p = s.packfile(i)?;
+                if seen.insert(p.id) {
+                    all.push(p);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Where a blob is: in a packfile that is not doomed, if there is one.
+    pub(super) fn locate(
+        &self,
+        id: &BlobId,
+        keys: &Keyring,
+        data_keys: &DataKeys,
+        removals: &Removals,
+    ) -> Result<Option<Located>> {
+        let mut found = None;
+        for s in &self.segments {
+            for record in s.find(id)? {
+                let pack = s.packfile_of(record.frame.into())?;
+                let doomed = removals.is_doomed(&pack.id);
+                if found.is_some() && doomed {
+                    continue;
+                }
+                found = Some((s, record, pack));
+                if !doomed {
+                    break;
+                }
+            }
+        }
+        let Some((s, record, pack)) = found else { return Ok(None) };
+        let key = {
+            let wrapped = s.wrapped_key(pack.key.into())?;
+            let name = wrapped.first_chunk().copied().unwrap_or_default();
+            let mut cache = data_keys.lock().unwrap_or_else(PoisonError::into_inner);
+            match cache.get(&name) {
+                Some(key) => key.clone(),
+                None => {
+                    let object =
+                        crate::storage::ObjectName::new(crate::packfile::area_of(pack.class), pack.id);
+                    let key = Arc::new(keys.unwrap(&wrapped).map_err(|e| Error::damaged(object, e))?);
+                    cache.insert(name, key.clone());
+                    key
+                }
+            }
+        };
+        let mut frames = Vec::new();
+        let mut clear = 0;
+        let mut row = u64::from(record.frame);
+        let end = u64::from(pack.first_frame) + u64::from(pack.frames);
+        loop {
+            let f = s.frame(row)?;
+            clear += f.clear;
+            frames.push(FrameRef { packfile: pack.id, class: pack.class, record: f, key: key.clone() });
+            row += 1;
+            if !record.sliced || clear >= record.len || row >= end {
+                break;
+            }
+        }
+        Ok(Some(Located { class: record.class, frames, offset: record.offset, len: record.len }))
+    }
+}
+
+impl Batch {
+    fn append(&mut self, other: Self) {
+        let (keys, frames) = (self.keys.len() as u32, self.frames.len() as u32);
+        self.states.extend(other.states);
+        self.keys.extend(other.keys);
+        self.packfiles.extend(other.packfiles.into_iter().map(|mut p| {
+            p.first_frame += frames;
+            p.key += keys;
+            p
+        }));
+        self.frames.extend(other.frames);
+        self.blobs.extend(other.blobs.into_iter().map(|mut b| {
+            b.frame += frames;
+            b
+        }));
+    }
+}
+
+/// Opens the local segments that hold nothing but wanted states, none twice; names the files that are of no use.
+fn choose(
+    directory: &Path,
+    key: &SegmentKey,
+    wanted: &HashSet<ObjectId>,
+    thorough: bool,
+) -> (Vec<Arc<Segment>>, Vec<PathBuf>) {
+    let mut stale = Vec::new();
+    let mut open = Vec::new();
+    for path in segment::list(directory) {
+        match Segment::open(&path, key).and_then(|s| if thorough { s.verify().map(|()| s) } else { Ok(s) }) {
+            Ok(s) => open.push(s),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => {
+                tracing::warn!(%e, "a local index file is unusable and will be rebuilt");
+                stale.push(path);
+            }
+        }
+    }
+    // The largest first: after an interrupted merge it holds what the others do.
+    open.sort_unstable_by_key(|s| std::cmp::Reverse(s.states().len()));
+    let mut covered = HashSet::new();
+    let mut chosen = Vec::new();
+    for s in open {
+        if s.states().iter().all(|id| wanted.contains(id) && !covered.contains(id)) {
+            covered.extend(s.states().iter().copied());
+            chosen.push(Arc::new(s));
+        } else {
+            stale.push(s.path().to_owned());
+        }
+    }
+    (chosen, stale)
+}
+
+/// Merges small segments until each is larger than all smaller ones together.
+fn compact(directory: &Path, key: &SegmentKey, mut segments: Vec<Arc<Segment>>) -> Result<Vec<Arc<Segment>>> {
+    segments.sort_unstable_by_key(|s| std::cmp::Reverse(s.blobs()));
+    let mut sum = 0;
+    let mut first = segments.len();
+    for (i, s) in segments.iter().enumerate().rev() {
+        if i + 1 < segments.len() && s.blobs() < RATIO * sum {
+            first = i;
+        }
+        sum += s.blobs();
+    }
+    let frames: u64 = segments[first..].iter().map(|s| s.frames()).sum();
+    if first + 1 >= segments.len() || frames > u64::from(u32::MAX) {
+        return Ok(segments);
+    }
+    let merged = segment::merge(directory, key, &segments[first..])?;
+    for s in segments.drain(first..) {
+        let _ = std::fs::remove_file(s.path());
+    }
+    segments.push(Arc::new(merged));
+    Ok(segments)
+}
+
+/// Runs file work off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Cancelled))
+}

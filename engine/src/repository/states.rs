@@ -1,0 +1,300 @@
+//! States as streams: written from what a run added, read block by block into local segments. A state is never held
+//! whole unless it is small.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::segment::{Segment, SegmentKey, SegmentWriter};
+use crate::crypto::{Keyring, WRAPPED_KEY};
+use crate::error::{Error, Result};
+use crate::frame::FrameRecord;
+use crate::id::ObjectId;
+use crate::object::{PREAMBLE, Preamble};
+use crate::state::{self, BlobRecord, Head, PackfileRecord, Table, TablePlace};
+use crate::storage::{Area, Listed, ObjectName, Store};
+use crate::wire::WireError;
+
+/// Bytes of a state that are fetched with its end: most states are shorter.
+const TAIL: u64 = 256 << 10;
+/// Bytes fetched at once from a longer one.
+const WINDOW: u64 = 4 << 20;
+
+/// The contents of one or more states in memory: what a run has added since its last state, or small states on their way into a
+/// segment. Frame and key rows count within the batch.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Batch {
+    pub(super) states: Vec<ObjectId>,
+    pub(super) keys: Vec<[u8; WRAPPED_KEY]>,
+    pub(super) packfiles: Vec<PackfileRecord>,
+    pub(super) frames: Vec<FrameRecord>,
+    pub(super) blobs: Vec<BlobRecord>,
+}
+
+impl Batch {
+    /// Roughly its size in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.frames.len() * 56 + self.blobs.len() * 48 + self.packfiles.len() * 96
+    }
+
+    /// Writes it as a segment.
+    pub(super) fn into_segment(mut self, directory: &Path, key: &SegmentKey) -> Result<Segment> {
+        self.sort();
+        let mut out = SegmentWriter::create(directory, key, self.blobs.len() as u64)?;
+        for id in &self.states {
+            out.push_state(id)?;
+        }
+        for k in &self.keys {
+            out.push_record(Table::Keys, k)?;
+        }
+        for p in &self.packfiles {
+            out.push_record(Table::Packfiles, &p.encode())?;
+        }
+        let mut record = Vec::with_capacity(64);
+        for f in &self.frames {
+            record.clear();
+            f.encode(&mut record);
+            out.push_record(Table::Frames, &record)?;
+        }
+        for b in &self.blobs {
+            out.push_record(Table::Blobs, &b.encode())?;
+        }
+        out.finish()
+    }
+
+    pub(super) fn sort(&mut self) {
+        self.blobs.sort_unstable_by_key(|b| (b.id, b.frame));
+    }
+}
+
+/// Writes a sorted batch as a state object.
+pub(super) async fn write(
+    store: &Arc<dyn Store>,
+    keys: &Keyring,
+    batch: &Batch,
+    writer: [u8; 16],
+    run: ObjectId,
+    created_ns: i64,
+) -> Result<ObjectId> {
+    let id = ObjectId::random();
+    let preamble = Preamble::new(Area::States, keys.store(), keys.is_sealed());
+    let context = preamble.context(id);
+    let mut put = store.put(ObjectName::new(Area::States, id)).await?;
+    let mut head = Head {
+        writer,
+        run,
+        created_ns,
+        tables: Vec::new(),
+        fences: Vec::new(),
+        client: concat!("plakar/", env!("CARGO_PKG_VERSION")).into(),
+    };
+    let result = async {
+        put.write(Bytes::copy_from_slice(&preamble.encode())).await?;
+        let (mut offset, mut block) = (PREAMBLE as u64, 0);
+        for table in Table::ALL {
+            let records = batch.len(table);
+            let place = TablePlace { table, records: records as u64, offset, first_block: block };
+            for first in (0..records).step_by(table.per_block() as usize) {
+                let last = (first + table.per_block() as usize).min(records);
+                let clear = batch.encode(table, first..last);
+                if table == Table::Blobs {
+                    head.fences.push(batch.blobs[first].id);
+                }
+                let stored = keys.index.seal(&context, block, false, &clear);
+                offset += stored.len() as u64;
+                block += 1;
+                put.write(stored.into()).await?;
+            }
+            head.tables.push(place);
+        }
+        put.write(head.encode(keys, &context).into()).await
+    };
+    if let Err(e) = result.await {
+        put.abort().await;
+        return Err(e.into());
+    }
+    put.finish().await?;
+    Ok(id)
+}
+
+impl Batch {
+    fn len(&self, table: Table) -> usize {
+        match table {
+            Table::Keys => self.keys.len(),
+            Table::Packfiles => self.packfiles.len(),
+            Table::Frames => self.frames.len(),
+            Table::Blobs => self.blobs.len(),
+        }
+    }
+
+    fn encode(&self, table: Table, range: std::ops::Range<usize>) -> Vec<u8> {
+        let mut out = Vec::with_capacity(range.len() * table.record());
+        match table {
+            Table::Keys => self.keys[range].iter().for_each(|k| out.extend_from_slice(k)),
+            Table::Packfiles => self.packfiles[range].iter().for_each(|p| out.extend_from_slice(&p.encode())),
+            Table::Frames => self.frames[range].iter().for_each(|f| f.encode(&mut out)),
+            Table::Blobs => self.blobs[range].iter().for_each(|b| out.extend_from_slice(&b.encode())),
+        }
+        out
+    }
+}
+
+/// Takes the records of a state in table order.
+pub(super) trait RecordSink {
+    fn record(&mut self, table: Table, record: &[u8]) -> Result<()>;
+}
+
+impl RecordSink for SegmentWriter {
+    fn record(&mut self, table: Table, record: &[u8]) -> Result<()> {
+        self.push_record(table, record)
+    }
+}
+
+/// A state whose head has been read and whose tables can be.
+#[derive(Debug)]
+pub(super) struct StateReader {
+    store: Arc<dyn Store>,
+    name: ObjectName,
+    preamble: Preamble,
+    pub(super) head: Head,
+    /// The end of the object from this offset on, which came with the head.
+    tail: (u64, Bytes),
+}
+
+impl StateReader {
+    /// Reads the head.
+    pub(super) async fn open(store: &Arc<dyn Store>, keys: &Keyring, listed: Listed) -> Result<Self> {
+        let name = ObjectName::new(Area::States, listed.id);
+        let bad = |e| Error::object(name, e);
+        let mut start = listed.len.saturating_sub(TAIL);
+        let mut tail = store.get(name, Some(start..listed.len)).await?;
+        let trailer = tail.last_chunk::<{ state::TRAILER }>().ok_or_else(|| bad(WireError::Truncated))?;
+        let (head_len, block) = state::decode_trailer(trailer).map_err(bad)?;
+        let end = listed.len - state::TRAILER as u64;
+        let head_start = end.checked_sub(u64::from(head_len)).filter(|s| *s >= PREAMBLE as u64);
+        let head_start = head_start.ok_or_else(|| bad(WireError::Truncated))?;
+        if head_start < start {
+            start = head_start;
+            tail = store.get(name, Some(start..listed.len)).await?;
+        }
+        let first = if start == 0 { tail.clone() } else { store.get(name, Some(0..PREAMBLE as u64)).await? };
+        let (preamble, _) = Preamble::decode(Area::States, &first).map_err(bad)?;
+        if preamble.store != keys.store() {
+            return Err(Error::damaged(name, "it belongs to another store"));
+        }
+        let stored = &tail[(head_start - start) as usize..(end - start) as usize];
+        let context = preamble.context(listed.id);
+        let head = Head::decode(keys, &context, head_start, block, stored).map_err(bad)?;
+        Ok(Self { store: store.clone(), name, preamble, head, tail: (start, tail) })
+    }
+
+    /// Clear bytes of all tables.
+    pub(super) fn bytes(&self) -> u64 {
+        self.head.tables.iter().map(|t| t.records * t.table.record() as u64).sum()
+    }
+
+    /// Hands every record to the sink, checked: rows that lead nowhere are refused here, so that later users need
+    /// not ask again.
+    pub(super) async fn read(&self, keys: &Keyring, sink: &mut (impl RecordSink + Send)) -> Result<()> {
+        let context = self.preamble.context(self.name.id);
+        let rows = |t| self.head.table(t).records;
+        let bad = |what| Error::object(self.name, WireError::Malformed(what));
+        let mut last_blob = None;
+        for place in &self.head.tables {
+            let mut block = 0;
+            while block < place.blocks() {
+                let mut last = block;
+                let start = place.block_range(block).start;
+                while last + 1 < place.blocks() && place.block_range(last + 1).end - start <= WINDOW {
+                    last += 1;
+                }
+                let window = self.get(start..place.block_range(last).end).await?;
+                for n in block..=last {
+                    let range = place.block_range(n);
+                    let stored = &window[(range.start - start) as usize..(range.end - start) as usize];
+                    let clear = keys
+                        .index
+                        .open(&context, place.first_block + n, false, stored)
+                        .map_err(|e| Error::damaged(self.name, e))?;
+                    for record in clear.chunks_exact(place.table.record()) {
+                        let fits = match place.table {
+                            Table::Keys => true,
+                            Table::Packfiles => {
+                                let p = decode(record, PackfileRecord::decode);
+                                p.is_some_and(|p| {
+                                    u64::from(p.first_frame) + u64::from(p.frames) <= rows(Table::Frames)
+                                        && u64::from(p.key) < rows(Table::Keys)
+                                })
+                            }
+                            Table::Frames => decode(record, FrameRecord::decode).is_some(),
+                            Table::Blobs => decode(record, BlobRecord::decode).is_some_and(|b| {
+                                let ordered = last_blob.is_none_or(|last| last <= b.id);
+                                last_blob = Some(b.id);
+                                ordered && u64::from(b.frame) < rows(Table::Frames)
+                            }),
+                        };
+                        if !fits {
+                            return Err(bad("record of a state"));
+                        }
+                        sink.record(place.table, record)?;
+                    }
+                }
+                block = last + 1;
+            }
+        }
+        Ok(())
+    }
+
+    async fn get(&self, range: std::ops::Range<u64>) -> Result<Bytes> {
+        let (start, tail) = &self.tail;
+        if range.start >= *start {
+            return Ok(tail.slice((range.start - start) as usize..(range.end - start) as usize));
+        }
+        Ok(self.store.get(self.name, Some(range)).await?)
+    }
+}
+
+fn decode<const N: usize, T>(
+    record: &[u8],
+    decode: impl Fn(&[u8; N]) -> crate::wire::WireResult<T>,
+) -> Option<T> {
+    decode(record.first_chunk()?).ok()
+}
+
+/// Adds one state's records to a batch, moving its rows behind those that are there.
+pub(super) struct IntoBatch<'a> {
+    batch: &'a mut Batch,
+    keys: u32,
+    frames: u32,
+}
+
+impl<'a> IntoBatch<'a> {
+    pub(super) fn new(batch: &'a mut Batch, state: ObjectId) -> Self {
+        batch.states.push(state);
+        let (keys, frames) = (batch.keys.len() as u32, batch.frames.len() as u32);
+        Self { batch, keys, frames }
+    }
+}
+
+impl RecordSink for IntoBatch<'_> {
+    fn record(&mut self, table: Table, record: &[u8]) -> Result<()> {
+        // Records were decoded once by the reader: a failure here cannot happen, and adds nothing if it does.
+        match table {
+            Table::Keys => self.batch.keys.extend(record.first_chunk::<WRAPPED_KEY>().copied()),
+            Table::Packfiles => {
+                self.batch.packfiles.extend(decode(record, PackfileRecord::decode).map(|p| PackfileRecord {
+                    first_frame: p.first_frame + self.frames,
+                    key: p.key + self.keys,
+                    ..p
+                }))
+            }
+            Table::Frames => self.batch.frames.extend(decode(record, FrameRecord::decode)),
+            Table::Blobs => {
+                let blob = decode(record, BlobRecord::decode);
+                self.batch.blobs.extend(blob.map(|b| BlobRecord { frame: b.frame + self.frames, ..b }));
+            }
+        }
+        Ok(())
+    }
+}

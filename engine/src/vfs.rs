@@ -1,0 +1,339 @@
+//! A snapshot as a read-only tree: blobs by id, directories by node, files by extents. Knows no kernel and keeps
+//! nothing; what is in front of it as [`FrameSource`] decides what is cached.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::crypto::Class;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::BlobId;
+use crate::repository::Repository;
+use crate::repository::reader::{FrameRef, FrameSource, Purpose};
+use crate::snapshot::Snapshot;
+use crate::storage::StoreErrorKind;
+use crate::tree::{self, Contents, Directory, Entry, Extent, Owners};
+use crate::wire::WireError;
+
+/// Where a blob lies: one frame and an offset in its clear bytes, or slices, which are whole frames in order.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// Data or metadata.
+    pub class: Class,
+    /// The frames.
+    pub frames: Vec<FrameRef>,
+    /// Offset in the first frame.
+    pub offset: u32,
+    /// Length of the blob.
+    pub len: u32,
+}
+
+/// Part of a file: `extent` covers the file's bytes from `start` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Offset in the file.
+    pub start: u64,
+    /// Blob or hole.
+    pub extent: Extent,
+}
+
+/// Reads snapshots through a frame source.
+#[derive(Clone, Debug)]
+pub struct Vfs {
+    repository: Arc<Repository>,
+    frames: Arc<dyn FrameSource>,
+}
+
+impl Vfs {
+    /// Over a repository, through a source of frames (the repository itself, or a cache in front of it).
+    pub fn new(repository: Arc<Repository>, frames: Arc<dyn FrameSource>) -> Self {
+        Self { repository, frames }
+    }
+
+    /// The repository below.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// The frame source.
+    pub fn frames(&self) -> &Arc<dyn FrameSource> {
+        &self.frames
+    }
+
+    /// A whole blob; its id is checked. A blob whose packfile has gone is looked up once more in freshly read states.
+    pub async fn blob(&self, class: Class, id: BlobId, purpose: Purpose) -> Result<Bytes> {
+        match self.blob_once(class, id, purpose).await {
+            Err(e) if may_have_moved(&e) => {
+                self.repository.refresh_index().await?;
+                self.blob_once(class, id, purpose).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn blob_once(&self, class: Class, id: BlobId, purpose: Purpose) -> Result<Bytes> {
+        let located = self.repository.locate(&id)?;
+        let whole = self.read_located(&located, 0..located.len, purpose).await?;
+        let keys = self.repository.keys();
+        if located.class != class || keys.identify(class, &whole) != id {
+            return Err(Error::DamagedBlob {
+                what: format!("blob {}", id.short()),
+                place: place(&located),
+                source: "its contents do not match its id".into(),
+            });
+        }
+        Ok(whole)
+    }
+
+    /// Some bytes of a data blob, from no more frames than needed. Bytes are authenticated by their frame; the blob's
+    /// id is checked only when the range is the whole blob.
+    pub async fn blob_range(&self, id: BlobId, range: Range<u32>, purpose: Purpose) -> Result<Bytes> {
+        match self.blob_range_once(id, range.clone(), purpose).await {
+            Err(e) if may_have_moved(&e) => {
+                self.repository.refresh_index().await?;
+                self.blob_range_once(id, range, purpose).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn blob_range_once(&self, id: BlobId, range: Range<u32>, purpose: Purpose) -> Result<Bytes> {
+        let located = self.repository.locate(&id)?;
+        if range.start == 0 && range.end == located.len {
+            return self.blob_once(Class::Data, id, purpose).await;
+        }
+        self.read_located(&located, range, purpose).await
+    }
+
+    async fn read_located(&self, located: &Located, range: Range<u32>, purpose: Purpose) -> Result<Bytes> {
+        let (first, frames) = located.cover(&range).ok_or_else(|| Error::DamagedBlob {
+            what: "a blob".into(),
+            place: place(located),
+            source: WireError::Malformed("location").into(),
+        })?;
+        let mut parts = self.frames.frames(frames, purpose).await.into_iter();
+        let in_frames = |at: u32| (i64::from(at) - first) as usize;
+        let (start, end) = (in_frames(range.start), in_frames(range.end));
+        if frames.len() == 1 {
+            let frame = parts.next().unwrap_or(Err(Arc::new(Error::Cancelled)))?;
+            return Ok(frame.slice(start..end));
+        }
+        let mut whole = BytesMut::with_capacity(end);
+        for part in parts {
+            whole.extend_from_slice(&part?);
+        }
+        Ok(whole.freeze().slice(start..end))
+    }
+
+    /// A directory's blob: its entries, or where its pages are.
+    pub async fn directory(&self, node: BlobId) -> Result<Directory> {
+        let blob = self.blob(Class::Meta, node, Purpose::OnDemand).await?;
+        Directory::decode(&blob).map_err(|e| damaged_tree("directory", node, e))
+    }
+
+    /// All entries of a directory, by name.
+    pub async fn entries(&self, node: BlobId) -> Result<Vec<Entry>> {
+        let pages = match self.directory(node).await? {
+            Directory::Node(entries) => return Ok(entries),
+            Directory::Pages(pages) => pages,
+        };
+        let mut all = Vec::new();
+        for page in pages {
+            all.extend(self.page(page.node).await?);
+        }
+        Ok(all)
+    }
+
+    /// The entries of one page of a huge directory.
+    pub async fn page(&self, node: BlobId) -> Result<Vec<Entry>> {
+        match self.directory(node).await? {
+            Directory::Node(entries) => Ok(entries),
+            Directory::Pages(_) => Err(damaged_tree("directory", node, WireError::Malformed("nested pages"))),
+        }
+    }
+
+    /// One entry of a directory, by name.
+    pub async fn lookup(&self, node: BlobId, name: &[u8]) -> Result<Option<Entry>> {
+        let entries = match self.directory(node).await? {
+            Directory::Node(entries) => entries,
+            Directory::Pages(pages) => {
+                let i = pages.partition_point(|p| p.first.as_slice() <= name);
+                match i.checked_sub(1) {
+                    Some(i) => self.page(pages[i].node).await?,
+                    None => return Ok(None),
+                }
+            }
+        };
+        Ok(find(entries, name))
+    }
+
+    /// The entry at an absolute path of a snapshot; `/` gives the root entry, named `.`.
+    ///
+    /// # Errors
+    /// `NoPath` when it does not exist; nothing else is reported as that.
+    pub async fn resolve(&self, snapshot: &Snapshot, path: &[u8]) -> Result<Entry> {
+        let missing = || Error::NoPath {
+            path: String::from_utf8_lossy(path).into_owned(),
+            snapshot: snapshot.id.short(),
+        };
+        let mut entry = snapshot.root.clone();
+        for part in path.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".") {
+            let (node, _) = entry.directory().ok_or_else(missing)?;
+            entry = self.lookup(node, part).await?.ok_or_else(missing)?;
+        }
+        Ok(entry)
+    }
+
+    /// The pieces of a file that cover a range, in order, read from no more lists than needed.
+    pub async fn pieces(&self, contents: &Contents, range: Range<u64>) -> Result<Vec<Piece>> {
+        let mut out = Vec::new();
+        let mut todo: VecDeque<(u8, Piece)> =
+            place_items(0, &contents.items, contents.level, &range).collect();
+        while let Some((level, piece)) = todo.pop_front() {
+            let (Some(id), 1..) = (piece.extent.id, level) else {
+                out.push(piece);
+                continue;
+            };
+            let blob = self.blob(Class::Meta, id, Purpose::OnDemand).await?;
+            let items = tree::decode_list(&blob, level - 1, piece.extent.len)
+                .map_err(|e| damaged_tree("extent list", id, e))?;
+            let below: Vec<_> = place_items(piece.start, &items, level - 1, &range).collect();
+            for item in below.into_iter().rev() {
+                todo.push_front(item);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Bytes of a file, shorter only at its end.
+    pub async fn read(&self, entry: &Entry, range: Range<u64>, purpose: Purpose) -> Result<Bytes> {
+        let tree::Detail::Regular(contents) = &entry.detail else {
+            return Err(Error::WrongPath {
+                path: String::from_utf8_lossy(&entry.name).into_owned(),
+                reason: "not a regular file",
+            });
+        };
+        if contents.missing {
+            return Err(Error::WrongPath {
+                path: String::from_utf8_lossy(&entry.name).into_owned(),
+                reason: "its contents could not be read when it was backed up",
+            });
+        }
+        let range = range.start..range.end.min(entry.meta.size);
+        if range.start >= range.end {
+            return Ok(Bytes::new());
+        }
+        let mut out = BytesMut::new();
+        for piece in self.pieces(contents, range.clone()).await? {
+            let from = range.start.max(piece.start) - piece.start;
+            let to = range.end.min(piece.start + piece.extent.len) - piece.start;
+            match piece.extent.id {
+                None => out.resize(out.len() + (to - from) as usize, 0),
+                Some(id) => {
+                    let part = self.blob_range(id, from as u32..to as u32, purpose).await?;
+                    if out.is_empty() && part.len() as u64 == range.end - range.start {
+                        return Ok(part);
+                    }
+                    out.extend_from_slice(&part);
+                }
+            }
+        }
+        Ok(out.freeze())
+    }
+
+    /// The owner table of a snapshot; empty if it has none.
+    pub async fn owners(&self, snapshot: &Snapshot) -> Result<Owners> {
+        let Some(id) = snapshot.owners else { return Ok(Owners::default()) };
+        let blob = self.blob(Class::Meta, id, Purpose::OnDemand).await?;
+        Owners::decode(&blob).map_err(|e| damaged_tree("owner table", id, e))
+    }
+}
+
+impl Located {
+    /// The frames that hold a range of the blob, and where in the blob the first of them begins (for a blob in a
+    /// grouped frame: minus its offset). `None` if the frames do not hold it.
+    fn cover(&self, range: &Range<u32>) -> Option<(i64, &[FrameRef])> {
+        if range.start > range.end || range.end > self.len {
+            return None;
+        }
+        if let [one] = self.frames.as_slice() {
+            let end = u64::from(self.offset) + u64::from(self.len);
+            let fits = end <= u64::from(one.record.clear);
+            return fits.then_some((-i64::from(self.offset), &self.frames[..]));
+        }
+        let mut at = 0_u32;
+        let mut first = None;
+        for (i, frame) in self.frames.iter().enumerate() {
+            let next = at.checked_add(frame.record.clear)?;
+            if first.is_none() && range.start < next {
+                first = Some((i, at));
+            }
+            if let Some((f, start)) = first
+                && range.end <= next
+            {
+                return Some((i64::from(start), &self.frames[f..=i]));
+            }
+            at = next;
+        }
+        None
+    }
+}
+
+fn place_items(
+    mut start: u64,
+    items: &[Extent],
+    level: u8,
+    range: &Range<u64>,
+) -> impl Iterator<Item = (u8, Piece)> {
+    let mut out = Vec::new();
+    for extent in items {
+        let end = start.saturating_add(extent.len);
+        if end > range.start && start < range.end {
+            out.push((level, Piece { start, extent: *extent }));
+        }
+        start = end;
+    }
+    out.into_iter()
+}
+
+/// Finds a name among sorted entries.
+pub fn find(mut entries: Vec<Entry>, name: &[u8]) -> Option<Entry> {
+    let i = entries.binary_search_by(|e| e.name.as_slice().cmp(name)).ok()?;
+    Some(entries.swap_remove(i))
+}
+
+fn place(located: &Located) -> String {
+    located
+        .frames
+        .first()
+        .map_or_else(|| "nowhere".into(), |f| format!("packfile {} at {}", f.packfile, f.record.offset))
+}
+
+fn damaged_tree(what: &str, id: BlobId, e: WireError) -> Error {
+    let what = format!("{what} {}", id.short());
+    match e {
+        WireError::Newer(_) => Error::Newer { object: what },
+        e => Error::DamagedBlob { what, place: "tree".into(), source: e.into() },
+    }
+}
+
+/// Whether a failed read may be due to an index that is older than the store.
+fn may_have_moved(e: &Error) -> bool {
+    match e {
+        Error::MissingBlob { .. } | Error::DamagedIndex { .. } => true,
+        Error::Store(e) => e.kind() == StoreErrorKind::NotFound,
+        Error::Shared(e) => may_have_moved(e),
+        _ => false,
+    }
+}
+
+/// Whether an error means that stored bytes are damaged or gone, as against a store that cannot be reached.
+pub fn is_damage(e: &Error) -> bool {
+    match e {
+        Error::Store(e) => matches!(e.kind(), StoreErrorKind::NotFound | StoreErrorKind::OutOfRange),
+        Error::Shared(e) => is_damage(e),
+        e => e.kind() == ErrorKind::Damaged,
+    }
+}
