@@ -79,6 +79,7 @@ impl Parents {
     /// The directory that holds a path, and the path's last name.
     pub(super) fn of<'p>(&self, path: &'p [u8]) -> Result<(Arc<Parent>, &'p [u8]), ExportError> {
         let (directory, name) = match path.iter().rposition(|b| *b == b'/') {
+            Some(0) => return Err(invalid()),
             Some(slash) => (&path[..slash], &path[slash + 1..]),
             None => (&path[..0], path),
         };
@@ -129,7 +130,11 @@ impl Parents {
 /// Callers promise valid paths; that none leads out of the destination does not rest on it.
 fn check_name(name: &[u8]) -> Result<(), ExportError> {
     if name.is_empty() || name == b"." || name == b".." || name.contains(&0) {
-        return Err(ExportError::new("not a valid path"));
+        return Err(invalid());
     }
     Ok(())
+}
+
+fn invalid() -> ExportError {
+    ExportError::new("not a valid path")
 }
