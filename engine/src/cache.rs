@@ -229,22 +229,26 @@ impl WriterState {
             sealed: false,
             known: false,
         };
-        let Ok(text) = std::fs::read_to_string(&s.path) else { return s };
+        s.read();
+        s
+    }
+
+    fn read(&mut self) {
+        let Ok(text) = std::fs::read_to_string(&self.path) else { return };
         for line in text.lines() {
             let mut words = line.split_whitespace();
             match (words.next(), words.next(), words.next()) {
                 (Some("writer"), Some(hex), _) => {
-                    s.known = hex::decode_to_slice(hex, &mut s.writer).is_ok();
+                    self.known = hex::decode_to_slice(hex, &mut self.writer).is_ok();
                 }
-                (Some("sequence"), Some(n), _) => s.sequence = n.parse().unwrap_or(0),
+                (Some("sequence"), Some(n), _) => self.sequence = n.parse().unwrap_or(0),
                 (Some("last"), Some(id), Some(hash)) => {
-                    s.last = ObjectId::from_hex(id).zip(ObjectId::from_hex(hash)).map(|(i, h)| (i, h.0));
+                    self.last = ObjectId::from_hex(id).zip(ObjectId::from_hex(hash)).map(|(i, h)| (i, h.0));
                 }
-                (Some("sealed"), ..) => s.sealed = true,
+                (Some("sealed"), ..) => self.sealed = true,
                 _ => {}
             }
         }
-        s
     }
 
     /// Notes that the store is sealed.
@@ -253,6 +257,22 @@ impl WriterState {
             self.sealed = true;
             self.save();
         }
+    }
+
+    /// Waits for other processes of this user that are committing to the same store, and reads the file again.
+    pub(crate) fn lock_and_reload(self) -> LockedState {
+        let lock_path = self.path.with_extension("lock");
+        let lock = self
+            .path
+            .parent()
+            .and_then(|d| make_private(d).ok())
+            .and_then(|()| std::fs::File::create(&lock_path).ok())
+            .filter(|f| f.lock().is_ok());
+        let mut data = self;
+        if data.known {
+            data.read();
+        }
+        LockedState { data, _lock: lock }
     }
 
     /// Writes the file; a failure costs only what it guards against, and is logged.
@@ -277,4 +297,10 @@ impl WriterState {
             Err(e) => tracing::warn!(%e, path = %self.path.display(), "cannot keep the writer's state"),
         }
     }
+}
+
+/// The writer's state while no other process of this user may commit to the same store.
+pub(crate) struct LockedState {
+    pub(crate) data: WriterState,
+    _lock: Option<std::fs::File>,
 }

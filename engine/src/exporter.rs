@@ -76,6 +76,7 @@ pub trait Exporter: Send + Sync + fmt::Debug {
     fn location(&self) -> String;
 
     /// Makes a directory, or takes the one that is there, writable for us until [`Exporter::finish_directory`].
+    /// After `Kept` it is restored into all the same, but its attributes stay: it is not finished.
     fn make_directory(&self, path: &[u8]) -> Result<Made, ExportError>;
 
     /// Begins a file of that size under a temporary name beside its own. `None`: there is one, and it stays.
@@ -95,6 +96,9 @@ pub trait Exporter: Send + Sync + fmt::Debug {
 
     /// Sets a directory's attributes, once everything in it stands.
     fn finish_directory(&self, path: &[u8], attributes: Attributes<'_>) -> Result<Vec<String>, ExportError>;
+
+    /// Makes all that was restored durable, and reports what the destination failed to write until now.
+    fn finish(&self) -> Result<(), ExportError>;
 }
 
 /// A file being restored. Dropping it without `finish` removes the temporary file.

@@ -118,7 +118,7 @@ pub trait SourceFile: Send {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ImportError>;
 
     /// At the current position `at`: where the next data begins and where it ends (the next hole or the end of the
-    /// file). `None`: no data from here to the end. Moves the position to where that data begins.
+    /// file). `None`: no data from here to the end. Moves the position to where that data begins, or to the end.
     fn next_data(&mut self, at: u64) -> Result<Option<(u64, u64)>, ImportError>;
 
     /// Metadata and stamp as they are now, to notice a change while it was read.

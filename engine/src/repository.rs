@@ -25,7 +25,6 @@ use crate::crypto::secret::Secret;
 use crate::error::{Error, Result};
 use crate::id::{BlobId, ObjectId};
 use crate::keyslot::{KeySlot, UserSecret};
-use crate::removal::Removals;
 use crate::storage::{Area, ObjectName, Store, StoreErrorKind, put_bytes};
 use crate::vfs::Located;
 use crate::wire::WireError;
@@ -341,6 +340,17 @@ impl Repository {
         Ok(index)
     }
 
+    /// For a run that begins: the index of the states that the store lists now, without verifying local files.
+    pub(crate) async fn refresh_index_lazily(&self) -> Result<Arc<Index>> {
+        let _one = self.loading.lock().await;
+        self.load_index(false).await
+    }
+
+    /// Takes over an index that a run of this process has extended.
+    fn set_index(&self, index: Arc<Index>) {
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Some(index);
+    }
+
     fn index_now(&self) -> Option<Arc<Index>> {
         self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -365,11 +375,6 @@ impl Repository {
             None => None,
         };
         found.ok_or_else(|| Error::MissingBlob { what: format!("blob {}", id.short()) })
-    }
-
-    /// Whether the index may be relied on to hold a blob that new data refers to.
-    pub(crate) fn removals(&self) -> Arc<Catalog> {
-        self.removals_now()
     }
 
     /// Adds a key slot.

@@ -229,7 +229,8 @@ pub trait PutObject: Send {
     /// Appends bytes.
     async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError>;
 
-    /// Makes the object durable and visible, and says how the store lists it.
+    /// Makes the object durable and visible, and says how the store lists it. Fails with `AlreadyExists`, where the
+    /// store can tell, rather than replace an object.
     async fn finish(self: Box<Self>) -> Result<Listed, StoreError>;
 
     /// Removes what was written so far.

@@ -94,11 +94,6 @@ impl FsExporter {
         })
     }
 
-    /// Puts everything restored on disk, and reports what the disk refused after the writing calls had succeeded.
-    pub fn sync(&self) -> Result<(), ExportError> {
-        rustix::fs::syncfs(self.parents.root()).map_err(|e| failed("sync", e))
-    }
-
     /// Applies the policy to what stands at a name.
     fn examine(&self, parent: &Parent, name: &[u8], mtime: Timestamp) -> Result<Place, ExportError> {
         let found = match statat(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -178,6 +173,10 @@ impl FsExporter {
 }
 
 impl Exporter for FsExporter {
+    fn finish(&self) -> Result<(), ExportError> {
+        rustix::fs::syncfs(self.parents.root()).map_err(|e| failed("sync", e))
+    }
+
     fn location(&self) -> String {
         self.location.clone()
     }

@@ -35,16 +35,6 @@ pub struct Index {
 pub(super) type DataKeys = Mutex<HashMap<[u8; 16], Arc<DataKey>>>;
 
 impl Index {
-    /// An index of nothing.
-    pub(super) fn empty(directory: &Path, keys: &Keyring) -> Self {
-        Self {
-            directory: directory.into(),
-            key: SegmentKey::new(keys),
-            segments: vec![],
-            states: HashSet::new(),
-        }
-    }
-
     /// Brings the local segments up to the states that the store lists, and opens them. States that cannot be read
     /// are returned beside: what they name is unknown, the rest works.
     ///

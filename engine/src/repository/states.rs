@@ -68,7 +68,7 @@ impl Batch {
     }
 }
 
-/// Writes a sorted batch as a state object.
+/// Writes a sorted batch as a state object; gives its id and length.
 pub(super) async fn write(
     store: &Arc<dyn Store>,
     keys: &Keyring,
@@ -76,7 +76,7 @@ pub(super) async fn write(
     writer: [u8; 16],
     run: ObjectId,
     created_ns: i64,
-) -> Result<ObjectId> {
+) -> Result<(ObjectId, u64)> {
     let id = ObjectId::random();
     let preamble = Preamble::new(Area::States, keys.store(), keys.is_sealed());
     let context = preamble.context(id);
@@ -114,8 +114,8 @@ pub(super) async fn write(
         put.abort().await;
         return Err(e.into());
     }
-    put.finish().await?;
-    Ok(id)
+    let listed = put.finish().await?;
+    Ok((id, listed.len))
 }
 
 impl Batch {

@@ -1,1 +1,553 @@
-//! w
+//! The writing side of a repository: one run, from its lease to its snapshot.
+//!
+//! Blobs are claimed (is it new?), framed, sealed by their producer, and handed as groups of frames to a packer for
+//! each class, which streams them into packfiles. When a packfile is acknowledged its contents count; from time to
+//! time, and at the end, they are written as a state. `docs/FORMAT.md` §13 is the order that must hold.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use super::catalog::Catalog;
+use super::index::{Index, blocking};
+use super::states::{self, Batch};
+use super::{Repository, now_ns};
+use crate::crypto::{Class, DataKey, WRAPPED_KEY};
+use crate::error::{Error, Result};
+use crate::frame::{FrameEncoder, FrameRecord, SealedFrame};
+use crate::id::{BlobId, ObjectId};
+use crate::object::{PREAMBLE, Preamble};
+use crate::packfile::{area_of, encode_end};
+use crate::removal::Lease;
+use crate::snapshot::Snapshot;
+use crate::state::{BlobRecord, PackfileRecord};
+use crate::storage::{Area, ObjectName, PutObject, StoreErrorKind};
+
+/// Blobs that are gathered before a state is written in the middle of a run: bounds memory, and what an interrupted
+/// run loses.
+const CHECKPOINT_BLOBS: usize = 100_000;
+/// Or this long after the last one.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
+/// A longer run renews its lease.
+const LEASE_EVERY: Duration = Duration::from_secs(3600);
+/// Groups waiting for a packer; each is about a frame.
+const QUEUE: usize = 4;
+/// Packfiles that may wait for their acknowledgement while the next is filled.
+const UNACKNOWLEDGED: usize = 2;
+
+/// Frames that must stand together in one packfile, and the blobs in them.
+#[derive(Debug, Default)]
+struct Group {
+    frames: Vec<SealedFrame>,
+    /// `frame` counts within the group.
+    blobs: Vec<BlobRecord>,
+}
+
+/// A packfile that the store has acknowledged.
+#[derive(Debug)]
+struct Packed {
+    /// `first_frame` and `key` are set when it joins a batch.
+    record: PackfileRecord,
+    frames: Vec<FrameRecord>,
+    blobs: Vec<BlobRecord>,
+}
+
+/// A run that writes.
+#[derive(Debug)]
+pub struct Run {
+    repository: Arc<Repository>,
+    /// Its id.
+    pub id: ObjectId,
+    /// Store time at its beginning, ns since 1970.
+    t0_ns: i64,
+    lease: Mutex<(Vec<ObjectId>, Instant)>,
+    purpose: (String, String),
+    key: Arc<DataKey>,
+    wrapped: [u8; WRAPPED_KEY],
+    catalog: Arc<Catalog>,
+    index: RwLock<Arc<Index>>,
+    /// Blobs of this run that `index` does not hold yet.
+    pending: Mutex<HashSet<BlobId>>,
+    packers: Mutex<Option<Packers>>,
+    batch: tokio::sync::Mutex<(Batch, Instant)>,
+    failure: OnceLock<Arc<Error>>,
+    cancelled: Arc<AtomicBool>,
+    added_bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Packers {
+    senders: [Sender<Group>; 2],
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Run {
+    /// Begins a run: writes its lease, whose store time is t₀, then reads removals, snapshots and states.
+    ///
+    /// `cancelled` may be set from anywhere, and ends the run at the next step.
+    pub async fn begin(
+        repository: &Arc<Repository>,
+        host: &str,
+        purpose: &str,
+        cancelled: Arc<AtomicBool>,
+    ) -> Result<Arc<Self>> {
+        let id = ObjectId::random();
+        let (lease, t0_ns) = put_lease(repository, id, host, purpose).await?;
+        let catalog = repository.refresh_catalog().await?;
+        let index = repository.refresh_index_lazily().await?;
+        let key = Arc::new(repository.keys.new_data_key());
+        let run = Arc::new(Self {
+            repository: repository.clone(),
+            id,
+            t0_ns,
+            lease: Mutex::new((vec![lease], Instant::now())),
+            purpose: (host.into(), purpose.into()),
+            wrapped: repository.keys.wrap(&key),
+            key,
+            catalog,
+            index: RwLock::new(index),
+            pending: Mutex::default(),
+            packers: Mutex::new(None),
+            batch: tokio::sync::Mutex::new((Batch::default(), Instant::now())),
+            failure: OnceLock::new(),
+            cancelled,
+            added_bytes: AtomicU64::new(0),
+        });
+        let mut threads = Vec::new();
+        let senders = [Class::Data, Class::Meta].map(|class| {
+            let (sender, receiver) = bounded(QUEUE);
+            let (run, handle) = (run.clone(), Handle::current());
+            threads.push(std::thread::spawn(move || Packer::new(run, class, handle).work(&receiver)));
+            sender
+        });
+        *run.packers.lock().unwrap_or_else(PoisonError::into_inner) = Some(Packers { senders, threads });
+        Ok(run)
+    }
+
+    /// The repository.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// The catalogue as of t₀.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// Bytes put into the store so far.
+    pub fn added_bytes(&self) -> u64 {
+        self.added_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Fails if the run was cancelled or a packer failed.
+    pub fn check(&self) -> Result<()> {
+        if let Some(e) = self.failure.get() {
+            return Err(e.clone().into());
+        }
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        Ok(())
+    }
+
+    /// Ends the run at its next step with this failure; the first one counts.
+    pub fn fail(&self, e: Error) {
+        let _ = self.failure.set(Arc::new(e));
+    }
+
+    /// Whether the store has this blob, by what this run may rely on.
+    pub fn is_known(&self, id: &BlobId) -> Result<bool> {
+        if self.pending.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
+            return Ok(true);
+        }
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner).clone();
+        index.is_known(id, &self.catalog.removals)
+    }
+
+    /// Claims a blob: `true` means that it is new and the caller must frame it.
+    pub fn claim(&self, id: &BlobId) -> Result<bool> {
+        if self.pending.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
+            return Ok(false);
+        }
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if index.is_known(id, &self.catalog.removals)? {
+            return Ok(false);
+        }
+        // Two workers may be here with one blob; or a checkpoint has just moved it from `pending` to the next index.
+        // The first costs nothing; the second a duplicate.
+        Ok(self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(*id))
+    }
+
+    /// A framer for one worker and class.
+    pub fn framer(&self, class: Class) -> Result<Framer> {
+        let config = &self.repository.config;
+        let encoder = FrameEncoder::new(config.zstd_level)
+            .map_err(|e| Error::io("prepare compression for", std::path::Path::new("frames"), e))?;
+        Ok(Framer {
+            class,
+            encoder,
+            frame_bytes: config.frame_bytes as usize,
+            slice_bytes: config.slice_bytes as usize,
+            buffer: Vec::new(),
+            blobs: Vec::new(),
+        })
+    }
+
+    fn submit(&self, class: Class, group: Group) -> Result<()> {
+        self.check()?;
+        let sender = {
+            let packers = self.packers.lock().unwrap_or_else(PoisonError::into_inner);
+            packers.as_ref().map(|p| p.senders[class as usize - 1].clone())
+        };
+        // A packer that has gone left its reason.
+        match sender.map(|s| s.send(group)) {
+            Some(Ok(())) => Ok(()),
+            _ => self.check().and(Err(Error::Cancelled)),
+        }
+    }
+
+    /// Adds an acknowledged packfile to what the next state will say, and writes that when it is much or late.
+    async fn acknowledge(&self, packed: Packed) -> Result<()> {
+        let mut batch = self.batch.lock().await;
+        let (b, since) = &mut *batch;
+        if b.keys.is_empty() {
+            b.keys.push(self.wrapped);
+        }
+        let first_frame = b.frames.len() as u32;
+        b.packfiles.push(PackfileRecord { first_frame, key: 0, ..packed.record });
+        b.frames.extend(packed.frames);
+        b.blobs.extend(packed.blobs.iter().map(|r| BlobRecord { frame: r.frame + first_frame, ..*r }));
+        if b.blobs.len() >= CHECKPOINT_BLOBS || since.elapsed() >= CHECKPOINT_EVERY {
+            self.write_state(b).await?;
+            *since = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Writes what was gathered as a state, and moves it from `pending` to the index.
+    async fn write_state(&self, batch: &mut Batch) -> Result<()> {
+        if batch.packfiles.is_empty() {
+            return Ok(());
+        }
+        batch.sort();
+        let writer = self.repository.writer.lock().unwrap_or_else(PoisonError::into_inner).writer;
+        let r = &self.repository;
+        let (id, len) = states::write(&r.store, &r.keys, batch, writer, self.id, now_ns()).await?;
+        self.added_bytes.fetch_add(len, Ordering::Relaxed);
+        let mut done = std::mem::take(batch);
+        done.states.push(id);
+        let ids: Vec<BlobId> = done.blobs.iter().map(|b| b.id).collect();
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let index = blocking(move || index.with(done).map(Arc::new)).await?;
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = index.clone();
+        self.repository.set_index(index);
+        {
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            for id in &ids {
+                pending.remove(id);
+            }
+        }
+        self.renew_lease().await
+    }
+
+    async fn renew_lease(&self) -> Result<()> {
+        let due = self.lease.lock().unwrap_or_else(PoisonError::into_inner).1.elapsed() >= LEASE_EVERY;
+        if due {
+            let (id, _) = put_lease(&self.repository, self.id, &self.purpose.0, &self.purpose.1).await?;
+            let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+            lease.0.push(id);
+            lease.1 = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Closes the packfiles and writes the last state. Called at the end of every run, also of one that failed or was
+    /// cancelled: what is in the store already is then found by the next run.
+    pub async fn flush(&self) -> Result<()> {
+        let packers = self.packers.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Packers { senders, threads }) = packers {
+            drop(senders);
+            let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|t| t.join().is_ok()));
+            if !joined.await.unwrap_or(false) {
+                self.fail(Error::Cancelled);
+            }
+        }
+        let written = {
+            let mut batch = self.batch.lock().await;
+            self.write_state(&mut batch.0).await
+        };
+        if let Some(e) = self.failure.get() {
+            return Err(e.clone().into());
+        }
+        written
+    }
+
+    /// Ends a run without a snapshot.
+    pub async fn abandon(&self) {
+        if let Err(e) = self.flush().await {
+            tracing::debug!(%e, "an abandoned run could not write its state");
+        }
+        self.release().await;
+    }
+
+    /// Writes the snapshot: the commit point. Fills in writer, sequence, predecessor, digest and run.
+    ///
+    /// # Errors
+    /// Also when the run took longer than half the grace period, so that what it relied on may be condemned: then
+    /// nothing is committed, and another run finds all that was uploaded.
+    pub async fn commit(&self, mut snapshot: Snapshot) -> Result<Snapshot> {
+        self.flush().await?;
+        self.check()?;
+        let repository = &self.repository;
+        let half_grace = repository.config.grace_seconds as i64 / 2 * 1_000_000_000;
+        let late = || {
+            Error::Usage("the run took longer than half the store's grace period; run it again, what was uploaded is found".into())
+        };
+        if now_ns() - self.t0_ns > half_grace {
+            return Err(late());
+        }
+        let state = repository.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut state = blocking(move || Ok(state.lock_and_reload())).await?;
+        state.data.sequence += 1;
+        snapshot.writer = state.data.writer;
+        snapshot.sequence = state.data.sequence;
+        snapshot.predecessor = state.data.last;
+        snapshot.seen = self.catalog.seen;
+        snapshot.run = self.id;
+        snapshot.added_bytes = self.added_bytes();
+        let (id, bytes, time_ns) = repository.put_small(Area::Snapshots, &snapshot.encode()).await?;
+        snapshot.id = id;
+        self.added_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if time_ns - self.t0_ns > half_grace {
+            // Committed too late by the store's clock: take it back, for maintenance may not have waited.
+            repository.remove_snapshots(&[id], "committed after half the grace period").await?;
+            return Err(late());
+        }
+        state.data.last = Some((id, *blake3::hash(&bytes).as_bytes()));
+        state.data.save();
+        *repository.writer.lock().unwrap_or_else(PoisonError::into_inner) = state.data.clone();
+        drop(state);
+        self.release().await;
+        Ok(snapshot)
+    }
+
+    /// Removes the lease, if the store lets us.
+    async fn release(&self) {
+        let ids = std::mem::take(&mut self.lease.lock().unwrap_or_else(PoisonError::into_inner).0);
+        for id in ids {
+            if let Err(e) = self.repository.store.delete(ObjectName::new(Area::Leases, id)).await {
+                tracing::debug!(%e, "the lease stays");
+            }
+        }
+    }
+}
+
+async fn put_lease(
+    repository: &Repository,
+    run: ObjectId,
+    host: &str,
+    purpose: &str,
+) -> Result<(ObjectId, i64)> {
+    let lease = Lease {
+        run,
+        time_ns: now_ns(),
+        host: host.into(),
+        purpose: purpose.into(),
+        process: std::process::id(),
+    };
+    let (id, _, time) = repository.put_small(Area::Leases, &lease.encode()).await?;
+    Ok((id, time))
+}
+
+/// Turns one worker's blobs into sealed frames: small ones together, large ones in slices.
+#[derive(Debug)]
+pub struct Framer {
+    class: Class,
+    encoder: FrameEncoder,
+    frame_bytes: usize,
+    slice_bytes: usize,
+    buffer: Vec<u8>,
+    blobs: Vec<BlobRecord>,
+}
+
+impl Framer {
+    /// Adds a claimed blob; blocks while the packer is behind.
+    pub fn push(&mut self, run: &Run, id: BlobId, clear: &[u8]) -> Result<()> {
+        let (len, class) = (clear.len() as u32, self.class);
+        let record = |offset, sliced| BlobRecord { id, frame: 0, offset, len, sliced, class };
+        if clear.len() > self.slice_bytes {
+            let blobs = vec![record(0, true)];
+            let frames = clear
+                .chunks(self.slice_bytes)
+                .map(|slice| self.encoder.encode(&run.key, self.class, slice))
+                .collect();
+            return run.submit(self.class, Group { frames, blobs });
+        }
+        if self.buffer.len() + clear.len() > self.frame_bytes {
+            self.flush(run)?;
+        }
+        self.blobs.push(record(self.buffer.len() as u32, false));
+        if self.buffer.capacity() == 0 {
+            self.buffer.reserve_exact(self.frame_bytes);
+        }
+        self.buffer.extend_from_slice(clear);
+        Ok(())
+    }
+
+    /// Seals what is gathered.
+    pub fn flush(&mut self, run: &Run) -> Result<()> {
+        if self.blobs.is_empty() {
+            return Ok(());
+        }
+        let frame = self.encoder.encode(&run.key, self.class, &self.buffer);
+        self.buffer.clear();
+        run.submit(self.class, Group { frames: vec![frame], blobs: std::mem::take(&mut self.blobs) })
+    }
+}
+
+/// Streams groups into packfiles of one class, on a thread of its own.
+struct Packer {
+    run: Arc<Run>,
+    class: Class,
+    handle: Handle,
+    open: Option<Open>,
+    finishing: JoinSet<()>,
+}
+
+struct Open {
+    put: Box<dyn PutObject>,
+    preamble: Preamble,
+    hash: blake3::Hasher,
+    length: u64,
+    packed: Packed,
+}
+
+impl Packer {
+    fn new(run: Arc<Run>, class: Class, handle: Handle) -> Self {
+        Self { run, class, handle, open: None, finishing: JoinSet::new() }
+    }
+
+    /// Works until all senders are gone. After a failure it goes on taking, so that nobody waits for it.
+    fn work(mut self, groups: &Receiver<Group>) {
+        for group in groups {
+            if self.run.failure.get().is_some() {
+                continue;
+            }
+            if let Err(e) = self.add(group) {
+                self.run.fail(e);
+            }
+        }
+        if self.run.failure.get().is_none()
+            && let Err(e) = self.close()
+        {
+            self.run.fail(e);
+        }
+        if let Some(open) = self.open.take() {
+            self.handle.block_on(open.put.abort());
+        }
+        while self.handle.block_on(self.finishing.join_next()).is_some() {}
+    }
+
+    fn add(&mut self, group: Group) -> Result<()> {
+        let run = self.run.clone();
+        let config = &run.repository.config;
+        let room: u64 = group.frames.iter().map(|f| f.bytes.len() as u64).sum();
+        if let Some(open) = &self.open
+            && open.length + room > config.packfile_bytes
+            && open.length > PREAMBLE as u64
+        {
+            self.close()?;
+        }
+        if self.open.is_none() {
+            self.open = Some(self.begin()?);
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let first = open.packed.frames.len() as u32;
+        for frame in group.frames {
+            open.packed.frames.push(FrameRecord { offset: open.length as u32, ..frame.record });
+            open.write(&self.handle, frame.bytes)?;
+        }
+        open.packed.blobs.extend(group.blobs.iter().map(|b| BlobRecord { frame: b.frame + first, ..*b }));
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<Open> {
+        let id = ObjectId::random();
+        let area = area_of(self.class);
+        let keys = &self.run.repository.keys;
+        let preamble = Preamble::new(area, keys.store(), keys.is_sealed());
+        let record = PackfileRecord {
+            id,
+            checksum: [0; 32],
+            length: 0,
+            first_frame: 0,
+            frames: 0,
+            key: 0,
+            class: self.class,
+        };
+        let mut open = Open {
+            put: self.handle.block_on(self.run.repository.store.put(ObjectName::new(area, id)))?,
+            preamble,
+            hash: blake3::Hasher::new(),
+            length: 0,
+            packed: Packed { record, frames: Vec::new(), blobs: Vec::new() },
+        };
+        open.write(&self.handle, Bytes::copy_from_slice(&preamble.encode()))?;
+        Ok(open)
+    }
+
+    /// Ends the open packfile. Its acknowledgement is waited for elsewhere, up to a few at once.
+    fn close(&mut self) -> Result<()> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let run = self.run.clone();
+        let id = open.packed.record.id;
+        let keys = &run.repository.keys;
+        let end = encode_end(keys, &open.preamble, id, self.class, &run.wrapped, &open.packed.frames);
+        if let Err(e) = open.write(&self.handle, end.into()) {
+            self.handle.block_on(open.put.abort());
+            return Err(e);
+        }
+        let Open { put, hash, length, mut packed, .. } = open;
+        packed.record.checksum = *hash.finalize().as_bytes();
+        packed.record.length = length;
+        packed.record.frames = packed.frames.len() as u32;
+        while self.finishing.len() >= UNACKNOWLEDGED {
+            self.handle.block_on(self.finishing.join_next());
+        }
+        let finish = async move {
+            let done = async {
+                put.finish().await?;
+                run.added_bytes.fetch_add(length, Ordering::Relaxed);
+                run.acknowledge(packed).await
+            };
+            if let Err(e) = done.await {
+                run.fail(e);
+            }
+        };
+        self.finishing.spawn_on(finish, &self.handle);
+        Ok(())
+    }
+}
+
+impl Open {
+    fn write(&mut self, handle: &Handle, bytes: Bytes) -> Result<()> {
+        self.hash.update(&bytes);
+        self.length += bytes.len() as u64;
+        Ok(handle.block_on(self.put.write(bytes))?)
+    }
+}
+
+/// Whether a failure means that the store is full: nothing is damaged, and space is what is needed.
+pub fn is_no_space(e: &Error) -> bool {
+    match e {
+        Error::Store(e) => e.kind() == StoreErrorKind::NoSpace,
+        Error::Shared(e) => is_no_space(e),
+        _ => false,
+    }
+}

@@ -122,6 +122,10 @@ impl PutObject for MemoryPut {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
         let listed = Listed { id: self.name.id, len: self.bytes.len() as u64, modified_ns: now };
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        if objects.contains_key(&self.name) {
+            let kind = StoreErrorKind::AlreadyExists;
+            return Err(StoreError::new(kind, "write", self.name, "it exists already"));
+        }
         objects.insert(self.name, (self.bytes.freeze(), now));
         Ok(listed)
     }
