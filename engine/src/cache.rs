@@ -143,20 +143,30 @@ impl LocalCache {
         Ok(query.query_row([&source[..], &directory[..]], |r| r.get(0)).optional()?)
     }
 
-    /// Replaces what the file cache knows of a source, in one transaction: forgets all if `fresh`, removes
-    /// directories with everything below them, keeps new records, names the new snapshot.
+    /// Replaces what the file cache knows of a source, in one transaction: removes directories with everything below
+    /// them, keeps new records, names the new snapshot. `base` is the snapshot that the records build on; without one
+    /// all older records are forgotten first. Does nothing if the cache has moved on to another snapshot since.
     pub(crate) fn update_source(
         &self,
         source: &[u8; 16],
         snapshot: ObjectId,
-        fresh: bool,
+        base: Option<ObjectId>,
         removed: &[[u8; 16]],
         rows: impl Iterator<Item = Result<DirectoryRow>>,
     ) -> Result<()> {
         let mut db = self.database();
         let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        if fresh {
-            tx.execute("DELETE FROM directories WHERE source = ?1", [&source[..]])?;
+        match base {
+            None => {
+                tx.execute("DELETE FROM directories WHERE source = ?1", [&source[..]])?;
+            }
+            Some(base) => {
+                let query = "SELECT snapshot FROM sources WHERE source = ?1";
+                let now = tx.query_row(query, [&source[..]], |r| r.get::<_, [u8; 32]>(0)).optional()?;
+                if now != Some(base.0) {
+                    return Ok(());
+                }
+            }
         }
         for directory in removed {
             tx.prepare_cached(

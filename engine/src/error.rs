@@ -34,6 +34,8 @@ pub enum ErrorKind {
     Cancelled,
     /// The arguments make no sense together.
     Usage,
+    /// A fault of this program.
+    Bug,
 }
 
 /// A failure of the engine.
@@ -170,6 +172,9 @@ pub enum Error {
     /// Arguments that make no sense.
     #[error("{0}")]
     Usage(String),
+    /// A fault of this program.
+    #[error("internal error: {0}; please report it")]
+    Bug(&'static str),
     /// One failure that several waited for.
     #[error(transparent)]
     Shared(#[from] std::sync::Arc<Self>),
@@ -194,6 +199,7 @@ impl Error {
             Self::Import { .. } | Self::Export { .. } | Self::Io { .. } | Self::Cache(_) => ErrorKind::Io,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::WrongPath { .. } | Self::Usage(_) => ErrorKind::Usage,
+            Self::Bug(_) => ErrorKind::Bug,
             Self::Shared(e) => e.kind(),
         }
     }

@@ -6,6 +6,7 @@
 pub mod catalog;
 mod index;
 pub mod reader;
+pub mod recent;
 mod segment;
 mod states;
 pub mod writer;
@@ -30,6 +31,7 @@ use crate::vfs::Located;
 use crate::wire::WireError;
 use catalog::Catalog;
 pub use index::Index;
+pub(crate) use index::blocking;
 use reader::{FrameRef, FrameSource, Purpose};
 
 /// Now, ns since 1970, by the local clock.

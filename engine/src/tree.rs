@@ -325,6 +325,11 @@ impl Entry {
         Ok(Self { name, meta, detail, xattrs, links, error })
     }
 
+    /// The next entry of a local record.
+    pub(crate) fn decode_next(r: &mut Reader<'_>) -> WireResult<Self> {
+        Self::decode(r, false)
+    }
+
     /// The root entry of a snapshot, alone.
     pub fn decode_root(bytes: &[u8]) -> WireResult<Self> {
         let mut r = Reader::new(bytes);

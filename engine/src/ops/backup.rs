@@ -1,13 +1,34 @@
 //! Backing up: a source becomes a snapshot.
+//!
+//! ```text
+//! scan ──► read ──► identify, frame, seal ──► packers ──► store          (blobs of files)
+//!   └────────────────────► assemble: a directory is done when all in it is ──► node blobs ──► snapshot
+//! ```
+//!
+//! `scan` walks in order with listings read ahead; `read` has many threads, since small files are waited for, not worked
+//! on; `identify` has one for each processor. All queues are bounded: memory does not grow with the source. What has
+//! not changed since the previous backup (`previous`) is neither opened nor encoded again.
+
+mod assemble;
+mod exclude;
+mod previous;
+mod read;
+mod scan;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::Cancel;
 use crate::error::{Error, Result};
 use crate::importer::Importer;
-use crate::monitor::Monitor;
-use crate::repository::Repository;
+use crate::monitor::{Event, Monitor};
+use crate::repository::writer::Run;
+use crate::repository::{Repository, now_ns};
 use crate::snapshot::Snapshot;
+use assemble::Assembly;
+use exclude::Excludes;
+use previous::Previous;
 
 /// What to write into the snapshot, and how to go about it.
 #[derive(Clone, Debug, Default)]
@@ -34,12 +55,89 @@ pub struct BackupReport {
 }
 
 /// Backs up a source.
+///
+/// # Errors
+/// Whatever ends the run: the store, the source as a whole, an interruption. What cannot be read is no error of the
+/// run: it is in the report and in the snapshot.
 pub async fn backup(
-    _repository: &Arc<Repository>,
-    _source: Arc<dyn Importer>,
-    _options: BackupOptions,
-    _monitor: Arc<dyn Monitor>,
-    _cancel: Cancel,
+    repository: &Arc<Repository>,
+    source: Arc<dyn Importer>,
+    options: BackupOptions,
+    monitor: Arc<dyn Monitor>,
+    cancel: Cancel,
 ) -> Result<BackupReport> {
-    Err(Error::Cancelled)
+    let excludes = Excludes::new(&options.ignore, repository.store().local_path())?;
+    let mut snapshot = options.header.clone().unwrap_or_else(Snapshot::empty);
+    if snapshot.time_ns == 0 {
+        snapshot.time_ns = now_ns();
+    }
+    snapshot.source = source.kind().into();
+    snapshot.origin = source.origin().into();
+    snapshot.roots = source.roots().to_vec();
+    snapshot.excludes.clone_from(&options.ignore);
+    if options.dry_run {
+        let errors =
+            crate::repository::blocking(move || scan::dry_run(&*source, &excludes, &*monitor, &cancel))
+                .await?;
+        return Ok(BackupReport { snapshot, errors, files_read: 0 });
+    }
+    let begun = Instant::now();
+    let run = Run::begin(repository, &snapshot.host, "backup", cancel.clone()).await?;
+    let done = async {
+        let previous = Previous::find(&run, &*source, options.reread).await?;
+        if let Some(totals) = previous.totals() {
+            monitor.event(Event::Total { entries: totals.entries(), bytes: totals.bytes });
+        }
+        let assembly = Arc::new(Assembly::new(run.clone(), source, monitor.clone(), cancel, previous)?);
+        let working = assembly.clone();
+        crate::repository::blocking(move || work(&working, &excludes)).await?;
+        snapshot.root = assembly.take_root()?;
+        snapshot.owners = Some(assembly.owners()?);
+        assembly.flush()?;
+        snapshot.read_bytes = assembly.read_bytes.load(Ordering::Relaxed);
+        snapshot.duration_ns = begun.elapsed().as_nanos() as u64;
+        let snapshot = run.commit(snapshot).await?;
+        if let Err(e) = assembly.keep_for_next(snapshot.id).await {
+            tracing::warn!(%e, "the file cache was not updated; the next backup is slower");
+        }
+        let errors = assembly.errors.load(Ordering::Relaxed);
+        let files_read = assembly.files_read.load(Ordering::Relaxed);
+        Ok(BackupReport { snapshot, errors, files_read })
+    };
+    let done = done.await;
+    if done.is_err() {
+        run.abandon().await;
+    }
+    done
 }
+
+/// Runs the stages to their end.
+fn work(assembly: &Arc<Assembly>, excludes: &Excludes) -> Result<()> {
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    let (units, unit_queue) = crossbeam_channel::bounded(2 * read::READERS);
+    let (jobs, job_queue) = crossbeam_channel::bounded(processors);
+    let buffers = read::Buffers::new(read::READERS);
+    let large = read::Turns::new(processors.clamp(2, 4));
+    let ok = std::thread::scope(|s| {
+        let mut threads = Vec::new();
+        for _ in 0..processors {
+            let queue = job_queue.clone();
+            threads.push(s.spawn(|| read::identify(assembly, queue, &buffers)));
+        }
+        drop(job_queue);
+        for _ in 0..read::READERS {
+            let (queue, jobs) = (unit_queue.clone(), jobs.clone());
+            threads.push(s.spawn(|| read::read(assembly, queue, jobs, &buffers, &large)));
+        }
+        drop((unit_queue, jobs));
+        if let Err(e) = scan::scan(assembly, excludes, units) {
+            assembly.run.fail(e);
+        }
+        threads.into_iter().all(|t| t.join().is_ok())
+    });
+    assembly.run.check()?;
+    if ok { Ok(()) } else { Err(Error::Bug("a reader or worker ended early")) }
+}
+
+#[cfg(test)]
+mod tests;

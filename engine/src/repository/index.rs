@@ -302,8 +302,8 @@ fn compact(directory: &Path, key: &SegmentKey, mut segments: Vec<Arc<Segment>>) 
 }
 
 /// Runs file work off the async threads.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Cancelled))
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Bug("a worker ended early")))
 }

@@ -5,7 +5,7 @@
 //! time, and at the end, they are written as a state. `docs/FORMAT.md` §13 is the order that must hold.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -19,10 +19,11 @@ use super::index::{Index, blocking};
 use super::states::{self, Batch};
 use super::{Repository, now_ns};
 use crate::crypto::{Class, DataKey, WRAPPED_KEY};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{FrameEncoder, FrameRecord, SealedFrame};
 use crate::id::{BlobId, ObjectId};
 use crate::object::{PREAMBLE, Preamble};
+use crate::ops::Cancel;
 use crate::packfile::{area_of, encode_end};
 use crate::removal::Lease;
 use crate::snapshot::Snapshot;
@@ -77,7 +78,7 @@ pub struct Run {
     packers: Mutex<Option<Packers>>,
     batch: tokio::sync::Mutex<(Batch, Instant)>,
     failure: OnceLock<Arc<Error>>,
-    cancelled: Arc<AtomicBool>,
+    cancel: Cancel,
     added_bytes: AtomicU64,
 }
 
@@ -90,12 +91,12 @@ struct Packers {
 impl Run {
     /// Begins a run: writes its lease, whose store time is t₀, then reads removals, snapshots and states.
     ///
-    /// `cancelled` may be set from anywhere, and ends the run at the next step.
+    /// `cancel` ends the run at its next step.
     pub async fn begin(
         repository: &Arc<Repository>,
         host: &str,
         purpose: &str,
-        cancelled: Arc<AtomicBool>,
+        cancel: Cancel,
     ) -> Result<Arc<Self>> {
         let id = ObjectId::random();
         let (lease, t0_ns) = put_lease(repository, id, host, purpose).await?;
@@ -116,7 +117,7 @@ impl Run {
             packers: Mutex::new(None),
             batch: tokio::sync::Mutex::new((Batch::default(), Instant::now())),
             failure: OnceLock::new(),
-            cancelled,
+            cancel,
             added_bytes: AtomicU64::new(0),
         });
         let mut threads = Vec::new();
@@ -150,15 +151,15 @@ impl Run {
         if let Some(e) = self.failure.get() {
             return Err(e.clone().into());
         }
-        if self.cancelled.load(Ordering::Relaxed) {
-            return Err(Error::Cancelled);
-        }
-        Ok(())
+        self.cancel.check()
     }
 
-    /// Ends the run at its next step with this failure; the first one counts.
+    /// Ends the run at its next step with this failure; the first one counts. An interruption is none: what is
+    /// packed already shall still be kept.
     pub fn fail(&self, e: Error) {
-        let _ = self.failure.set(Arc::new(e));
+        if e.kind() != ErrorKind::Cancelled {
+            let _ = self.failure.set(Arc::new(e));
+        }
     }
 
     /// Whether the store has this blob, by what this run may rely on.
@@ -208,7 +209,7 @@ impl Run {
         // A packer that has gone left its reason.
         match sender.map(|s| s.send(group)) {
             Some(Ok(())) => Ok(()),
-            _ => self.check().and(Err(Error::Cancelled)),
+            _ => self.check().and(Err(Error::Bug("the packers are gone"))),
         }
     }
 
@@ -275,7 +276,7 @@ impl Run {
             drop(senders);
             let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|t| t.join().is_ok()));
             if !joined.await.unwrap_or(false) {
-                self.fail(Error::Cancelled);
+                self.fail(Error::Bug("a packer ended early"));
             }
         }
         let written = {

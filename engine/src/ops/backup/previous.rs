@@ -1,0 +1,261 @@
+//! What the previous backup of the same source knew, so that unchanged files are not read and unchanged directories
+//! not encoded: from the file cache, or, where that is missing, from the snapshot's own tree (size and mtime only).
+
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+
+use crate::cache::{DirectoryRow, LocalCache};
+use crate::crypto::Keyring;
+use crate::error::{Error, Result};
+use crate::id::{BlobId, ObjectId};
+use crate::importer::{Importer, SourceEntry, Stamp};
+use crate::repository::writer::Run;
+use crate::repository::{blocking, now_ns};
+use crate::snapshot::Snapshot;
+use crate::tree::{Detail, Entry, Extent, Summary};
+use crate::vfs::Vfs;
+use crate::wire::{Put, Reader, WireResult};
+
+const PURPOSE: &str = "file cache";
+/// A change within this time of being looked at may not show in the time stamps.
+const RACY_NS: i64 = 2_000_000_000;
+/// A stamp that never matches.
+const UNTRUSTED: i64 = i64::MIN;
+
+/// One directory as the previous backup saw it.
+#[derive(Debug)]
+pub(super) struct PreviousDirectory {
+    /// Its node.
+    pub(super) node: BlobId,
+    /// Its entries by name, with their stamps if those are known.
+    pub(super) entries: Vec<(Option<Stamp>, Entry)>,
+}
+
+/// Knows the previous backup, and gathers what the next one should know.
+#[derive(Debug)]
+pub(super) struct Previous {
+    source: [u8; 16],
+    key: [u8; 32],
+    keys: Arc<Keyring>,
+    cache: Arc<LocalCache>,
+    /// The snapshot that the file cache describes, if it does.
+    base: Option<ObjectId>,
+    /// The previous snapshot, if it is live: everything below its nodes is in the store.
+    snapshot: Option<Arc<Snapshot>>,
+    /// Whether nodes and extents may be taken over without looking their blobs up.
+    trusted: bool,
+    tree: Option<(Vfs, Handle)>,
+    staged: Mutex<Staged>,
+}
+
+#[derive(Debug)]
+struct Staged {
+    file: BufWriter<std::fs::File>,
+    rows: u64,
+    removed: Vec<[u8; 16]>,
+}
+
+impl Previous {
+    /// Finds what is known of this source.
+    pub(super) async fn find(run: &Run, source: &dyn Importer, reread: bool) -> Result<Self> {
+        let repository = run.repository();
+        let keys = repository.keys().clone();
+        let key = keys.local("file cache paths");
+        let source_hash = {
+            let mut v = Vec::new();
+            v.put_bytes(source.kind().as_bytes());
+            v.put_bytes(source.origin().as_bytes());
+            source.roots().iter().for_each(|r| v.put_bytes(r));
+            short_hash(&key, &v)
+        };
+        let cache = repository.cache().clone();
+        let base = cache.source_snapshot(&source_hash)?;
+        let live = |s: &&Arc<Snapshot>| {
+            s.source == source.kind() && s.origin == source.origin() && s.roots == source.roots()
+        };
+        let snapshots = &run.catalog().snapshots;
+        // What the cache describes, or else the newest of this source.
+        let of_cache = base.and_then(|id| snapshots.iter().find(|s| s.id == id)).cloned();
+        let (snapshot, tree) = match (reread, base, of_cache) {
+            (true, ..) => (None, None),
+            (false, Some(_), found) => (found, None),
+            (false, None, _) => {
+                let newest = snapshots.iter().find(live).cloned();
+                let vfs = newest.as_ref().map(|_| {
+                    let frames = crate::repository::recent::RecentFrames::new(repository.clone());
+                    (Vfs::new(repository.clone(), Arc::new(frames)), Handle::current())
+                });
+                (newest, vfs)
+            }
+        };
+        let file = tempfile::tempfile().map_err(|e| Error::io("make", &std::env::temp_dir(), e))?;
+        Ok(Self {
+            source: source_hash,
+            key,
+            keys,
+            cache,
+            base: base.filter(|_| !reread),
+            trusted: snapshot.is_some() && repository.unreadable_states().is_empty(),
+            snapshot,
+            tree,
+            staged: Mutex::new(Staged { file: BufWriter::new(file), rows: 0, removed: Vec::new() }),
+        })
+    }
+
+    /// What the previous snapshot held: what this one will about hold.
+    pub(super) fn totals(&self) -> Option<Summary> {
+        self.snapshot.as_ref().map(|s| s.summary())
+    }
+
+    /// Whether nodes and extents may be taken over as they are.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.trusted
+    }
+
+    /// Names a directory in the cache.
+    pub(super) fn hash(&self, path: &[u8]) -> [u8; 16] {
+        short_hash(&self.key, path)
+    }
+
+    /// What is known of a directory; `node` is what its parent's entry named.
+    pub(super) fn directory(&self, path: &[u8], node: Option<BlobId>) -> Option<PreviousDirectory> {
+        if let (Some((vfs, handle)), Some(node)) = (&self.tree, node) {
+            let entries = handle.block_on(vfs.entries(node));
+            return match entries {
+                Ok(e) => {
+                    Some(PreviousDirectory { node, entries: e.into_iter().map(|e| (None, e)).collect() })
+                }
+                Err(e) => {
+                    tracing::warn!(%e, "the previous snapshot cannot be read here; files are read again");
+                    None
+                }
+            };
+        }
+        self.base?;
+        let record = match self.cache.directory_record(&self.source, &self.hash(path)) {
+            Ok(r) => r?,
+            Err(e) => {
+                tracing::debug!(%e, "file cache");
+                return None;
+            }
+        };
+        let clear = self.keys.open_local(PURPOSE, &record).ok()?;
+        decode(&clear).ok()
+    }
+
+    /// The root node of the previous snapshot, where its tree is walked.
+    pub(super) fn root(&self) -> Option<BlobId> {
+        self.tree.as_ref()?;
+        self.snapshot.as_ref()?.root.directory().map(|(node, _)| node)
+    }
+
+    /// Whether a file, symlink or special file is as it was. `known` tells whether a blob is in the store.
+    pub(super) fn is_unchanged(
+        &self,
+        stamp: Option<Stamp>,
+        then: &Entry,
+        now: &SourceEntry,
+        known: impl Fn(&BlobId) -> Result<bool>,
+    ) -> Result<bool> {
+        let same_stamp = stamp.is_none_or(|s| s.ctime_ns != UNTRUSTED && s == now.stamp);
+        let links = then.links.map_or(1, |l| u64::from(l.count));
+        if !same_stamp || then.meta != now.meta || then.error.is_some() || links != now.links {
+            return Ok(false);
+        }
+        match &then.detail {
+            Detail::Regular(_) if self.trusted => Ok(true),
+            Detail::Regular(c) if c.level > 0 => Ok(false),
+            Detail::Regular(c) => {
+                let ids = c.items.iter().filter_map(|Extent { id, .. }| id.as_ref());
+                ids.map(known).try_fold(true, |all, k| k.map(|k| all && k))
+            }
+            Detail::Symlink(target) => Ok(Some(target) == now.target.as_ref()),
+            Detail::Special => Ok(true),
+            Detail::Missing | Detail::Directory { .. } => Ok(false),
+        }
+    }
+
+    /// Keeps a directory's record for the next backup.
+    pub(super) fn stage(
+        &self,
+        path: &[u8],
+        parent: &[u8],
+        node: BlobId,
+        entries: &[Entry],
+        stamps: &[Stamp],
+    ) -> Result<()> {
+        let now = now_ns();
+        let mut clear = Vec::with_capacity(entries.len() * 96);
+        clear.extend_from_slice(&node.0);
+        clear.put_uv(entries.len() as u64);
+        for (entry, stamp) in entries.iter().zip(stamps) {
+            let racy = stamp.ctime_ns > now - RACY_NS;
+            clear.put_iv(if racy { UNTRUSTED } else { stamp.ctime_ns });
+            clear.put_uv(stamp.inode);
+            clear.put_uv(stamp.device);
+            entry.encode(&mut clear);
+        }
+        let sealed = self.keys.seal_local(PURPOSE, &clear);
+        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut head = Vec::with_capacity(36);
+        head.extend_from_slice(&self.hash(path));
+        head.extend_from_slice(&self.hash(parent));
+        head.put_u32(sealed.len() as u32);
+        let written = staged.file.write_all(&head).and_then(|()| staged.file.write_all(&sealed));
+        written.map_err(|e| Error::io("write in", &std::env::temp_dir(), e))?;
+        staged.rows += 1;
+        Ok(())
+    }
+
+    /// Forgets a directory and all below it.
+    pub(super) fn forget(&self, path: &[u8]) {
+        let hash = self.hash(path);
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner).removed.push(hash);
+    }
+
+    /// Writes what was gathered into the file cache, as that of a snapshot; not if another backup of the same source has
+    /// done so in the meantime, since its records and ours would mix.
+    pub(super) async fn keep(self: Arc<Self>, snapshot: ObjectId) -> Result<()> {
+        blocking(move || {
+            let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+            let io = |e| Error::io("read back from", &std::env::temp_dir(), e);
+            staged.file.flush().map_err(io)?;
+            let file = staged.file.get_mut();
+            file.seek(SeekFrom::Start(0)).map_err(io)?;
+            let mut file = BufReader::new(file.try_clone().map_err(io)?);
+            let rows = (0..staged.rows).map(move |_| read_row(&mut file).map_err(io));
+            self.cache.update_source(&self.source, snapshot, self.base, &staged.removed, rows)
+        })
+        .await
+    }
+}
+
+fn read_row(file: &mut impl Read) -> std::io::Result<DirectoryRow> {
+    let (mut directory, mut parent, mut length) = ([0; 16], [0; 16], [0; 4]);
+    file.read_exact(&mut directory)?;
+    file.read_exact(&mut parent)?;
+    file.read_exact(&mut length)?;
+    let mut record = vec![0; u32::from_le_bytes(length) as usize];
+    file.read_exact(&mut record)?;
+    Ok((directory, parent, record))
+}
+
+fn decode(bytes: &[u8]) -> WireResult<PreviousDirectory> {
+    let mut r = Reader::new(bytes);
+    let node = BlobId(r.array()?);
+    let n = r.count(u64::MAX, 12, "entries")?;
+    let mut entries = Vec::with_capacity(n);
+    for _ in 0..n {
+        let stamp = Stamp { ctime_ns: r.iv()?, inode: r.uv()?, device: r.uv()? };
+        entries.push((Some(stamp), Entry::decode_next(&mut r)?));
+    }
+    r.end()?;
+    Ok(PreviousDirectory { node, entries })
+}
+
+fn short_hash(key: &[u8; 32], bytes: &[u8]) -> [u8; 16] {
+    let hash = blake3::keyed_hash(key, bytes);
+    hash.as_bytes().first_chunk().copied().unwrap_or_default()
+}

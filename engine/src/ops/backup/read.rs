@@ -1,0 +1,325 @@
+//! Reading files and naming their blobs. Many readers wait for files and cut them; a few workers identify, compress and
+//! seal. Buffers go round between them.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::assemble::{Assembly, Directory, FileInWork};
+use crate::crypto::Class;
+use crate::error::Result;
+use crate::importer::{ImportError, SourceDirectory, SourceEntry, SourceFile};
+use crate::meta::Xattr;
+use crate::monitor::Event;
+use crate::tree::{Contents, Detail, Extent, xattrs_fit};
+
+/// Threads that wait for files: small files from a cold disk need depth, not processors.
+pub(super) const READERS: usize = 16;
+/// Files up to this size are read whole, several into one buffer; larger ones take turns.
+const SMALL: u64 = 1 << 20;
+/// A buffer is handed on when it holds so much.
+const FULL: usize = 1 << 20;
+
+/// Files to read, in walk order.
+#[derive(Default)]
+pub(super) struct Unit {
+    pub(super) files: Vec<FileTask>,
+    pub(super) bytes: u64,
+}
+
+/// One file to read.
+pub(super) struct FileTask {
+    pub(super) directory: Arc<Directory>,
+    pub(super) handle: Arc<dyn SourceDirectory>,
+    pub(super) slot: usize,
+    pub(super) now: SourceEntry,
+}
+
+/// Clear bytes on their way to becoming blobs.
+pub(super) struct Job {
+    buffer: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+struct Piece {
+    file: Arc<FileInWork>,
+    offset: u64,
+    range: Range<usize>,
+}
+
+/// Used buffers.
+pub(super) struct Buffers(Sender<Vec<u8>>, Receiver<Vec<u8>>);
+
+impl Buffers {
+    pub(super) fn new(n: usize) -> Self {
+        let (s, r) = crossbeam_channel::bounded(n);
+        Self(s, r)
+    }
+
+    fn take(&self) -> Vec<u8> {
+        self.1.try_recv().unwrap_or_default()
+    }
+
+    fn give(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        // Large ones would make all of them large in time.
+        if buffer.capacity() <= 2 * FULL {
+            let _ = self.0.try_send(buffer);
+        }
+    }
+}
+
+/// Lets few at once.
+pub(super) struct Turns(Mutex<usize>, Condvar);
+
+impl Turns {
+    pub(super) fn new(n: usize) -> Self {
+        Self(Mutex::new(n), Condvar::new())
+    }
+
+    fn take<T>(&self, work: impl FnOnce() -> T) -> T {
+        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free == 0 {
+            free = self.1.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        drop(free);
+        let result = work();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.1.notify_one();
+        result
+    }
+}
+
+/// Attributes that can be stored; what cannot be read or is beyond the format's limits is reported.
+pub(super) fn usable_xattrs(
+    assembly: &Assembly,
+    path: &[u8],
+    read: Result<Vec<Xattr>, ImportError>,
+    error: &mut Option<String>,
+) -> Vec<Xattr> {
+    let reason = match read {
+        Ok(xattrs) if xattrs_fit(&xattrs) => return xattrs,
+        Ok(_) => "its extended attributes are larger than the store's format allows".into(),
+        // It vanished: whoever opens it next says so.
+        Err(e) if e.is_vanished() => return Vec::new(),
+        Err(e) => format!("extended attributes: {e}"),
+    };
+    assembly.report(path, &reason);
+    *error = Some(reason);
+    Vec::new()
+}
+
+/// A reader's life.
+pub(super) fn read(
+    assembly: &Assembly,
+    units: Receiver<Unit>,
+    jobs: Sender<Job>,
+    buffers: &Buffers,
+    large: &Turns,
+) {
+    let mut reader = Reader { assembly, jobs, buffers, buffer: Vec::new(), pieces: Vec::new() };
+    for unit in units {
+        for task in unit.files {
+            if assembly.run.check().is_err() {
+                break;
+            }
+            let done = if task.now.meta.size > SMALL || task.now.sparse {
+                large.take(|| reader.file(task))
+            } else {
+                reader.file(task)
+            };
+            if let Err(e) = done {
+                assembly.run.fail(e);
+            }
+        }
+        if let Err(e) = reader.hand_on() {
+            assembly.run.fail(e);
+        }
+    }
+}
+
+struct Reader<'a> {
+    assembly: &'a Assembly,
+    jobs: Sender<Job>,
+    buffers: &'a Buffers,
+    buffer: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+impl Reader<'_> {
+    /// Reads one file. Its own failures become part of its entry; those of the run are returned.
+    fn file(&mut self, task: FileTask) -> Result<()> {
+        let FileTask { directory, handle, slot, now } = task;
+        let path = directory.path_of(&now.name);
+        let work = FileInWork::new(directory, slot);
+        let mut entry = self.assembly.entry(&now, Detail::Regular(Contents::default()));
+        let read = match handle.open_file(&now.name) {
+            Ok(mut file) => self.contents(&work, &mut *file, &now).map(|r| r.map(|n| (n, file))),
+            Err(e) => Ok(Err(e)),
+        };
+        match read? {
+            Ok((bytes, file)) => {
+                let changed = match file.now() {
+                    Ok((meta, stamp)) if bytes == now.meta.size && meta == now.meta && stamp == now.stamp => {
+                        None
+                    }
+                    Ok((meta, _)) => {
+                        entry.meta = meta;
+                        Some("it changed while it was read".into())
+                    }
+                    Err(e) => Some(e.to_string()),
+                };
+                entry.meta.size = bytes;
+                if let Some(reason) = changed {
+                    self.assembly.report(&path, &reason);
+                    entry.error = Some(reason);
+                }
+                self.assembly.files_read.fetch_add(1, Ordering::Relaxed);
+                let xattrs = handle.xattrs(&now.name);
+                entry.xattrs = usable_xattrs(self.assembly, &path, xattrs, &mut entry.error);
+            }
+            Err(e) => {
+                let reason = if e.is_vanished() {
+                    "it vanished before it could be read".into()
+                } else {
+                    e.to_string()
+                };
+                self.assembly.report(&path, &reason);
+                entry.error = Some(reason);
+                entry.detail = Detail::Regular(Contents { missing: true, ..Contents::default() });
+            }
+        }
+        work.read(entry);
+        work.done(self.assembly)
+    }
+
+    /// Reads and cuts a file's bytes, and returns how many there were. The outer failure is the run's.
+    fn contents(
+        &mut self,
+        work: &Arc<FileInWork>,
+        file: &mut dyn SourceFile,
+        now: &SourceEntry,
+    ) -> Result<Result<u64, ImportError>> {
+        if !now.sparse {
+            return self.stretch(work, file, 0, now.meta.size);
+        }
+        let mut at = 0;
+        loop {
+            let hole = |from: u64, to: u64| work.set(from, Extent { id: None, len: to - from });
+            let (start, end) = match file.next_data(at) {
+                Ok(Some(data)) => data,
+                Ok(None) => {
+                    if at < now.meta.size {
+                        hole(at, now.meta.size);
+                    }
+                    return Ok(Ok(now.meta.size.max(at)));
+                }
+                Err(e) => return Ok(Err(e)),
+            };
+            if start > at {
+                hole(at, start);
+            }
+            let end = end.max(start);
+            match self.stretch(work, file, start, end)? {
+                Ok(read_to) if read_to == end && end > start => at = end,
+                // It ended where data was announced: it changed.
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Reads bytes `start..end` of a file, from its current position, and cuts them; returns where it got to.
+    fn stretch(
+        &mut self,
+        work: &Arc<FileInWork>,
+        file: &mut dyn SourceFile,
+        start: u64,
+        end: u64,
+    ) -> Result<Result<u64, ImportError>> {
+        let chunker = &self.assembly.chunker;
+        let most = chunker.sizes().max as usize;
+        let mut left = end - start;
+        let mut at = start;
+        // Where the bytes that are not cut yet begin.
+        let mut open = self.buffer.len();
+        loop {
+            // Enough for the longest chunk, and for what follows it to be read in large steps.
+            let want = left.min((2 * most).saturating_sub(self.buffer.len() - open) as u64) as usize;
+            if want > 0 {
+                let old = self.buffer.len();
+                self.buffer.resize(old + want, 0);
+                let n = match file.read(&mut self.buffer[old..]) {
+                    Ok(n) => n,
+                    Err(e) => {
+                        self.buffer.truncate(open);
+                        return Ok(Err(e));
+                    }
+                };
+                self.buffer.truncate(old + n);
+                left = if n < want { 0 } else { left - n as u64 };
+                self.assembly.read_bytes.fetch_add(n as u64, Ordering::Relaxed);
+                self.assembly.monitor.event(Event::Progress { bytes: n as u64 });
+            }
+            while self.buffer.len() > open && (left == 0 || self.buffer.len() - open >= most) {
+                let n = chunker.cut(&self.buffer[open..]);
+                work.expect();
+                self.pieces.push(Piece { file: work.clone(), offset: at, range: open..open + n });
+                at += n as u64;
+                open += n;
+            }
+            if open >= FULL {
+                let rest = self.buffer.split_off(open);
+                self.hand_on()?;
+                self.buffer.extend_from_slice(&rest);
+                open = 0;
+            }
+            if left == 0 && open == self.buffer.len() {
+                return Ok(Ok(at));
+            }
+        }
+    }
+
+    /// Gives what was read to the workers.
+    fn hand_on(&mut self) -> Result<()> {
+        self.assembly.cancel.check()?;
+        if self.pieces.is_empty() {
+            return Ok(());
+        }
+        let buffer = std::mem::replace(&mut self.buffer, self.buffers.take());
+        let pieces = std::mem::take(&mut self.pieces);
+        self.jobs.send(Job { buffer, pieces }).map_err(|_closed| crate::error::Error::Cancelled)
+    }
+}
+
+/// A worker's life.
+pub(super) fn identify(assembly: &Assembly, jobs: Receiver<Job>, buffers: &Buffers) {
+    let mut framer = match assembly.run.framer(Class::Data) {
+        Ok(f) => f,
+        Err(e) => return assembly.run.fail(e),
+    };
+    let keys = assembly.run.repository().keys().clone();
+    for job in jobs {
+        if assembly.run.check().is_err() {
+            continue;
+        }
+        let done = job.pieces.into_iter().try_for_each(|piece| {
+            let clear = &job.buffer[piece.range];
+            let id = keys.identify(Class::Data, clear);
+            if assembly.run.claim(&id)? {
+                framer.push(&assembly.run, id, clear)?;
+            }
+            piece.file.set(piece.offset, Extent { id: Some(id), len: clear.len() as u64 });
+            piece.file.done(assembly)
+        });
+        if let Err(e) = done {
+            assembly.run.fail(e);
+        }
+        buffers.give(job.buffer);
+    }
+    if let Err(e) = framer.flush(&assembly.run) {
+        assembly.run.fail(e);
+    }
+}

@@ -1,0 +1,80 @@
+//! The last frames that were read, kept in clear: walking a tree meets neighbours, and neighbours share frames.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::Repository;
+use super::reader::{FrameKey, FrameRef, FrameSource, Purpose};
+use crate::crypto::Class;
+use crate::error::{Error, Result};
+
+/// Clear bytes of metadata frames that are kept.
+const LIMIT: usize = 32 << 20;
+
+/// Metadata frames of a repository, the last ones kept; others pass through.
+#[derive(Debug)]
+pub struct RecentFrames {
+    repository: Arc<Repository>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    frames: HashMap<FrameKey, Bytes>,
+    order: VecDeque<FrameKey>,
+    bytes: usize,
+}
+
+impl RecentFrames {
+    /// Empty, in front of a repository.
+    pub fn new(repository: Arc<Repository>) -> Self {
+        Self { repository, kept: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl FrameSource for RecentFrames {
+    async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>> {
+        let mut found: Vec<Option<Result<Bytes, Arc<Error>>>> = {
+            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            wanted.iter().map(|f| kept.frames.get(&f.key()).cloned().map(Ok)).collect()
+        };
+        let missing: Vec<usize> = (0..wanted.len()).filter(|i| found[*i].is_none()).collect();
+        if missing.is_empty() {
+            return found.into_iter().flatten().collect();
+        }
+        let fetch: Vec<FrameRef> = missing.iter().map(|i| wanted[*i].clone()).collect();
+        let answers = self.repository.frames(&fetch, purpose).await;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (i, answer) in missing.into_iter().zip(answers) {
+            if let Ok(bytes) = &answer
+                && wanted[i].class == Class::Meta
+            {
+                kept.keep(wanted[i].key(), bytes.clone());
+            }
+            found[i] = Some(answer);
+        }
+        found.into_iter().flatten().collect()
+    }
+}
+
+impl Kept {
+    fn keep(&mut self, key: FrameKey, bytes: Bytes) {
+        self.bytes += bytes.len();
+        if self.frames.insert(key, bytes).is_some_and(|old| {
+            self.bytes -= old.len();
+            true
+        }) {
+            return;
+        }
+        self.order.push_back(key);
+        while self.bytes > LIMIT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.bytes -= self.frames.remove(&oldest).map_or(0, |b| b.len());
+        }
+    }
+}
