@@ -35,6 +35,7 @@ pub mod state;
 pub mod storage;
 pub mod tree;
 pub mod vfs;
+pub mod walk;
 pub mod wire;
 
 /// Random bytes from the operating system.

@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod check;
+mod gather;
 pub mod restore;
 
 use std::sync::Arc;

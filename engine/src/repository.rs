@@ -31,7 +31,7 @@ use crate::vfs::Located;
 use crate::wire::WireError;
 use catalog::Catalog;
 pub use index::Index;
-pub(crate) use index::blocking;
+pub(crate) use index::{Marks, blocking};
 use reader::{FrameRef, FrameSource, Purpose};
 
 /// Now, ns since 1970, by the local clock.
@@ -372,11 +372,15 @@ impl Repository {
     /// `MissingBlob` when no state names it, or the index was not loaded yet.
     pub fn locate(&self, id: &BlobId) -> Result<Located> {
         let catalog = self.removals_now();
-        let found = match self.index_now() {
-            Some(index) => index.locate(id, &self.keys, &self.data_keys, &catalog.removals)?,
-            None => None,
-        };
-        found.ok_or_else(|| Error::MissingBlob { what: format!("blob {}", id.short()) })
+        let missing = || Error::MissingBlob { what: format!("blob {}", id.short()) };
+        let index = self.index_now().ok_or_else(missing)?;
+        let row = index.row(id, &catalog.removals)?.ok_or_else(missing)?;
+        index.locate_row(row, &self.keys, &self.data_keys).map(|(_, located)| located)
+    }
+
+    /// Where the blob of a row is, and its id.
+    pub(crate) fn locate_row(&self, index: &Index, row: index::Row) -> Result<(BlobId, Located)> {
+        index.locate_row(row, &self.keys, &self.data_keys)
     }
 
     /// Adds a key slot.

@@ -311,7 +311,7 @@ fn place(located: &Located) -> String {
         .map_or_else(|| "nowhere".into(), |f| format!("packfile {} at {}", f.packfile, f.record.offset))
 }
 
-fn damaged_tree(what: &str, id: BlobId, e: WireError) -> Error {
+pub(crate) fn damaged_tree(what: &str, id: BlobId, e: WireError) -> Error {
     let what = format!("{what} {}", id.short());
     match e {
         WireError::Newer(_) => Error::Newer { object: what },

@@ -1,12 +1,27 @@
 //! Checking: every blob that snapshots need is there, and, unless only the index is asked, opens and matches its id.
+//!
+//! First the trees are walked, each subtree once, and the data blobs that they need marked in the index; then the
+//! marked blobs are read in the order in which they are stored. Only if something is wrong are the trees walked again,
+//! to say which paths it concerns.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::Cancel;
-use crate::error::Result;
-use crate::monitor::Monitor;
-use crate::repository::Repository;
+use super::gather::{self, Wanted};
+use crate::crypto::Class;
+use crate::error::{Error, Result};
+use crate::id::BlobId;
+use crate::monitor::{Event, Monitor};
+use crate::repository::catalog::Catalog;
+use crate::repository::recent::RecentFrames;
+use crate::repository::{Index, Marks, Repository, report};
 use crate::snapshot::Snapshot;
+use crate::tree::{Detail, Entry};
+use crate::vfs::{Vfs, is_damage};
+use crate::walk::{Step, Walk};
 
 /// How deep to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +51,254 @@ pub struct CheckReport {
 
 /// Checks subtrees of snapshots: each is a snapshot and an absolute path in it (`/` for all).
 /// Damage does not end it and is no error: it is in the report.
+///
+/// # Errors
+/// A store that cannot be reached, an interruption, a path that does not exist.
 pub async fn check(
-    _repository: &Arc<Repository>,
-    _what: &[(Arc<Snapshot>, Vec<u8>)],
-    _depth: Depth,
-    _monitor: Arc<dyn Monitor>,
-    _cancel: Cancel,
+    repository: &Arc<Repository>,
+    what: &[(Arc<Snapshot>, Vec<u8>)],
+    depth: Depth,
+    monitor: Arc<dyn Monitor>,
+    cancel: Cancel,
 ) -> Result<CheckReport> {
-    Ok(CheckReport::default())
+    let index = repository.refresh_index().await?;
+    let catalog = repository.catalog().await?;
+    let vfs = Vfs::new(repository.clone(), Arc::new(RecentFrames::new(repository.clone())));
+    let mut check = Check {
+        repository: repository.clone(),
+        monitor,
+        cancel,
+        vfs,
+        nodes: index.marks(),
+        data: index.marks(),
+        index,
+        catalog,
+        report: CheckReport { snapshots: what.len() as u64, ..CheckReport::default() },
+        bad: HashMap::new(),
+        bad_nodes: HashMap::new(),
+    };
+    for (id, reason) in repository.unreadable_states() {
+        check.problem(format!("states/{id}").as_bytes(), &reason);
+    }
+    let mut starts = Vec::new();
+    for (snapshot, path) in what {
+        match check.vfs.resolve(snapshot, path).await {
+            Ok(entry) => starts.push((snapshot.clone(), path.clone(), entry)),
+            Err(e) if is_damage(&e) => {
+                check.report.damaged_snapshots += 1;
+                check.problem(&named(snapshot, path), &report(&e));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    let bytes = starts.iter().map(|(.., e)| e.directory().map_or(e.meta.size, |(_, s)| s.bytes)).max();
+    check.monitor.event(Event::Total { entries: 0, bytes: bytes.unwrap_or(0) });
+    for (snapshot, path, entry) in &starts {
+        check.walk(entry.clone(), path.clone()).await?;
+        if path == b"/"
+            && let Err(e) = check.vfs.owners(snapshot).await
+        {
+            check.tree_failure(snapshot.owners.unwrap_or(BlobId([0; 32])), e)?;
+        }
+    }
+    if depth == Depth::Full {
+        check.read_all().await?;
+    }
+    if !(check.bad.is_empty() && check.bad_nodes.is_empty()) {
+        for (snapshot, path, entry) in starts {
+            let before = check.report.problems.len();
+            check.name_paths(&snapshot, entry, path).await?;
+            if let Some(reason) = snapshot.owners.and_then(|id| check.bad_nodes.get(&id).cloned()) {
+                check.problem(&named(&snapshot, b"(owner names)"), &reason);
+            }
+            check.report.damaged_snapshots += u64::from(check.report.problems.len() > before);
+        }
+    }
+    Ok(check.report)
+}
+
+struct Check {
+    repository: Arc<Repository>,
+    monitor: Arc<dyn Monitor>,
+    cancel: Cancel,
+    vfs: Vfs,
+    index: Arc<Index>,
+    catalog: Arc<Catalog>,
+    /// Metadata blobs that were walked.
+    nodes: Marks,
+    /// Data blobs that are needed.
+    data: Marks,
+    report: CheckReport,
+    /// Data blobs that are missing or damaged, and why.
+    bad: HashMap<BlobId, String>,
+    /// Nodes, lists and tables that cannot be read, and why.
+    bad_nodes: HashMap<BlobId, String>,
+}
+
+fn named(snapshot: &Snapshot, path: &[u8]) -> Vec<u8> {
+    [snapshot.id.short().as_bytes(), b":", path].concat()
+}
+
+impl Check {
+    fn problem(&mut self, path: &[u8], reason: &str) {
+        self.monitor.event(Event::Failed { path, reason });
+        self.report.problems.push((String::from_utf8_lossy(path).into_owned(), reason.into()));
+    }
+
+    fn tree_failure(&mut self, id: BlobId, e: Error) -> Result<()> {
+        if !is_damage(&e) && !matches!(e, Error::Newer { .. }) {
+            return Err(e);
+        }
+        self.bad_nodes.insert(id, report(&e));
+        Ok(())
+    }
+
+    /// Whether a metadata blob was not met before.
+    fn is_new(&mut self, id: &BlobId) -> Result<bool> {
+        Ok(match self.index.row(id, &self.catalog.removals)? {
+            Some(row) => self.nodes.mark(row),
+            // Reading it will tell.
+            None => !self.bad_nodes.contains_key(id),
+        })
+    }
+
+    async fn walk(&mut self, entry: Entry, path: Vec<u8>) -> Result<()> {
+        let mut walk = Walk::new(self.vfs.clone(), entry, path);
+        let mut nodes: Vec<BlobId> = Vec::new();
+        while let Some(step) = walk.next().await {
+            self.cancel.check()?;
+            match step {
+                Step::Enter(entry) => {
+                    let node = entry.directory().map(|(node, _)| node).unwrap_or(BlobId([0; 32]));
+                    nodes.push(node);
+                    if !self.is_new(&node)? {
+                        walk.skip();
+                        continue;
+                    }
+                    self.count(walk.path());
+                }
+                Step::Leave(_) => {
+                    nodes.pop();
+                }
+                Step::Unreadable(e) => {
+                    self.tree_failure(nodes.last().copied().unwrap_or(BlobId([0; 32])), e)?;
+                }
+                Step::Entry(entry) => {
+                    self.count(walk.path());
+                    self.need(&entry).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, path: &[u8]) {
+        self.report.entries += 1;
+        self.monitor.event(Event::Entry { path, bytes: 0 });
+    }
+
+    /// Marks a file's blobs as needed.
+    async fn need(&mut self, entry: &Entry) -> Result<()> {
+        let Detail::Regular(contents) = &entry.detail else { return Ok(()) };
+        let pieces = match self.vfs.pieces(contents, 0..entry.meta.size).await {
+            Ok(p) => p,
+            Err(e) => {
+                // Named by its first item: enough to find the file again.
+                let list = contents.items.first().and_then(|i| i.id).unwrap_or(BlobId([0; 32]));
+                return self.tree_failure(list, e);
+            }
+        };
+        for (id, len) in pieces.iter().filter_map(|p| p.extent.id.map(|id| (id, p.extent.len))) {
+            match self.index.row(&id, &self.catalog.removals)? {
+                Some(row) => {
+                    if self.data.mark(row) {
+                        self.report.blobs += 1;
+                        self.report.bytes += len;
+                    }
+                }
+                None => {
+                    self.bad.insert(id, "no state of the store knows it".into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and verifies what is needed.
+    async fn read_all(&mut self) -> Result<()> {
+        let rows = self.index.in_stored_order(&self.data)?;
+        let bad: Arc<Mutex<Vec<(BlobId, String)>>> = Arc::default();
+        let wanted = rows.into_iter().map(|row| {
+            let (id, located) = self.repository.locate_row(&self.index, row)?;
+            Ok(Wanted { id, located, uses: () })
+        });
+        let parallel = std::thread::available_parallelism().map_or(2, usize::from) + 2;
+        stream::iter(gather::batches(wanted))
+            .map(|batch| async {
+                self.cancel.check()?;
+                let (bad, monitor) = (bad.clone(), self.monitor.clone());
+                gather::read(&self.repository, batch?, move |w, verified| {
+                    monitor.event(Event::Progress { bytes: w.located.len.into() });
+                    match verified {
+                        Ok(_) if w.located.class == Class::Data => {}
+                        Ok(_) => bad
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push((w.id, "it is no data".into())),
+                        Err(e) if is_damage(&e) => {
+                            bad.lock().unwrap_or_else(PoisonError::into_inner).push((w.id, report(&*e)));
+                        }
+                        Err(e) => return Err(e.into()),
+                    }
+                    Ok(())
+                })
+                .await
+            })
+            .buffer_unordered(parallel)
+            .try_collect::<Vec<()>>()
+            .await?;
+        self.bad.extend(std::mem::take(&mut *bad.lock().unwrap_or_else(PoisonError::into_inner)));
+        Ok(())
+    }
+
+    /// Says which paths of a snapshot are concerned.
+    async fn name_paths(&mut self, snapshot: &Snapshot, entry: Entry, path: Vec<u8>) -> Result<()> {
+        let mut clean: HashSet<BlobId> = HashSet::new();
+        let mut walk = Walk::new(self.vfs.clone(), entry, path);
+        let mut open: Vec<(BlobId, usize)> = Vec::new();
+        while let Some(step) = walk.next().await {
+            self.cancel.check()?;
+            let path = named(snapshot, walk.path());
+            match step {
+                Step::Enter(entry) => {
+                    let node = entry.directory().map(|(node, _)| node).unwrap_or(BlobId([0; 32]));
+                    open.push((node, self.report.problems.len()));
+                    if clean.contains(&node) {
+                        walk.skip();
+                    }
+                }
+                Step::Leave(_) => {
+                    if let Some((node, before)) = open.pop()
+                        && before == self.report.problems.len()
+                    {
+                        clean.insert(node);
+                    }
+                }
+                Step::Unreadable(e) => self.problem(&path, &report(&e)),
+                Step::Entry(entry) => {
+                    let Detail::Regular(contents) = &entry.detail else { continue };
+                    match self.vfs.pieces(contents, 0..entry.meta.size).await {
+                        Err(e) => self.problem(&path, &report(&e)),
+                        Ok(pieces) => {
+                            let ids = pieces.iter().filter_map(|p| p.extent.id);
+                            if let Some(reason) = ids.filter_map(|id| self.bad.get(&id)).next().cloned() {
+                                self.problem(&path, &reason);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
 }

@@ -32,7 +32,7 @@ pub struct Index {
 }
 
 /// Data keys that were unwrapped, by id.
-pub(super) type DataKeys = Mutex<HashMap<[u8; 16], Arc<DataKey>>>;
+pub(crate) type DataKeys = Mutex<HashMap<[u8; 16], Arc<DataKey>>>;
 
 impl Index {
     /// Brings the local segments up to the states that the store lists, and opens them. States that cannot be read
@@ -147,7 +147,7 @@ impl Index {
     /// A damaged local file.
     pub fn is_known(&self, id: &BlobId, removals: &Removals) -> Result<bool> {
         for s in self.segments.iter().filter(|s| s.may_hold(id)) {
-            for record in s.find(id)? {
+            for (_, record) in s.find(id)? {
                 if !removals.any_doomed() || !removals.is_doomed(&s.packfile_of(record.frame.into())?.id) {
                     return Ok(true);
                 }
@@ -171,29 +171,52 @@ impl Index {
         Ok(all)
     }
 
-    /// Where a blob is: in a packfile that is not doomed, if there is one.
-    pub(super) fn locate(
-        &self,
-        id: &BlobId,
-        keys: &Keyring,
-        data_keys: &DataKeys,
-        removals: &Removals,
-    ) -> Result<Option<Located>> {
+    /// The row of a blob: in a packfile that is not doomed, if there is one.
+    pub(crate) fn row(&self, id: &BlobId, removals: &Removals) -> Result<Option<Row>> {
         let mut found = None;
-        for s in &self.segments {
-            for record in s.find(id)? {
-                let pack = s.packfile_of(record.frame.into())?;
-                let doomed = removals.is_doomed(&pack.id);
-                if found.is_some() && doomed {
-                    continue;
-                }
-                found = Some((s, record, pack));
+        for (segment, s) in self.segments.iter().enumerate() {
+            for (row, record) in s.find(id)? {
+                let doomed =
+                    removals.any_doomed() && removals.is_doomed(&s.packfile_of(record.frame.into())?.id);
                 if !doomed {
-                    break;
+                    return Ok(Some(Row { segment, row }));
+                }
+                found = found.or(Some(Row { segment, row }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Marks for every row.
+    pub(crate) fn marks(&self) -> Marks {
+        Marks(self.segments.iter().map(|s| vec![0; s.blobs().div_ceil(64) as usize]).collect())
+    }
+
+    /// The marked rows in the order in which their frames are stored, by packfile.
+    pub(crate) fn in_stored_order(&self, marks: &Marks) -> Result<Vec<Row>> {
+        let mut order = Vec::new();
+        for (segment, s) in self.segments.iter().enumerate() {
+            for (word, bits) in marks.0[segment].iter().enumerate().filter(|(_, bits)| **bits != 0) {
+                for bit in (0..64).filter(|bit| bits >> bit & 1 == 1) {
+                    let row = word as u64 * 64 + bit;
+                    order.push((segment as u32, s.blob(row)?.frame, row as u32));
                 }
             }
         }
-        let Some((s, record, pack)) = found else { return Ok(None) };
+        order.sort_unstable();
+        Ok(order.into_iter().map(|(s, _, row)| Row { segment: s as usize, row: row.into() }).collect())
+    }
+
+    /// Where a blob is, and its id.
+    pub(crate) fn locate_row(
+        &self,
+        row: Row,
+        keys: &Keyring,
+        data_keys: &DataKeys,
+    ) -> Result<(BlobId, Located)> {
+        let s = &self.segments[row.segment];
+        let record = s.blob(row.row)?;
+        let pack = s.packfile_of(record.frame.into())?;
         let key = {
             let wrapped = s.wrapped_key(pack.key.into())?;
             let name = wrapped.first_chunk().copied().unwrap_or_default();
@@ -222,7 +245,29 @@ impl Index {
                 break;
             }
         }
-        Ok(Some(Located { class: record.class, frames, offset: record.offset, len: record.len }))
+        Ok((record.id, Located { class: record.class, frames, offset: record.offset, len: record.len }))
+    }
+}
+
+/// A row of the blob tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    segment: usize,
+    row: u64,
+}
+
+/// One bit for each row of an index.
+#[derive(Debug)]
+pub(crate) struct Marks(Vec<Vec<u64>>);
+
+impl Marks {
+    /// Marks a row; whether it was not marked before.
+    pub(crate) fn mark(&mut self, row: Row) -> bool {
+        let word = &mut self.0[row.segment][(row.row / 64) as usize];
+        let bit = 1 << (row.row % 64);
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
     }
 }
 

@@ -331,7 +331,7 @@ impl Segment {
     }
 
     /// The rows of a blob, found and verified.
-    pub(super) fn find(&self, id: &BlobId) -> Result<Vec<BlobRecord>> {
+    pub(super) fn find(&self, id: &BlobId) -> Result<Vec<(u64, BlobRecord)>> {
         let mut out = Vec::new();
         for i in self.lower_bound(id)..self.blobs() {
             if self.peek(i) != id.0 {
@@ -341,7 +341,7 @@ impl Segment {
             if record.id != *id {
                 return Err(self.damaged());
             }
-            out.push(record);
+            out.push((i, record));
         }
         Ok(out)
     }
@@ -386,7 +386,8 @@ impl Segment {
         decode(record).map_err(|_e| self.damaged())
     }
 
-    fn blob(&self, i: u64) -> Result<BlobRecord> {
+    /// A row of the blob table.
+    pub(super) fn blob(&self, i: u64) -> Result<BlobRecord> {
         self.decode(Section::Blobs, i, BlobRecord::decode)
     }
 
