@@ -1,0 +1,65 @@
+# plakar: every task of this project. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s $$'\t'
+
+.PHONY: demo
+demo: system ## build, make a store, back up a real tree, mount it, copy back, compare, unmount
+	@cargo build --quiet
+	@scripts/demo target/debug/plakar
+
+.PHONY: test
+test: system nextest ## all tests, as CI runs them
+	cargo build --quiet --all-targets
+	cargo nextest run --workspace --features plakar-connectors/root-tests
+	cargo test --quiet --workspace --doc
+
+.PHONY: check
+check: ## what must hold before a commit: format, lints, documentation
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+.PHONY: bench
+bench: ## micro benchmarks beside their floors
+	cargo bench --workspace
+
+.PHONY: bench-peers
+bench-peers: system ## the table of docs/PERFORMANCE.md beside the backup programs that are installed
+	cargo build --release --quiet
+	benches/peers target/release/plakar
+
+.PHONY: fuzz
+fuzz: ## a minute for each decoder; needs cargo-fuzz and a nightly toolchain
+	benches/fuzz 60
+
+.PHONY: deny
+deny: ## licences and advisories of dependencies; needs cargo-deny
+	cargo deny check
+
+.PHONY: install
+install: ## into ~/.cargo/bin
+	cargo install --path . --locked
+
+# System packages that building and testing need, on Debian and Ubuntu. Quiet and without effect when they are there.
+PACKAGES := gcc fuse3 attr acl util-linux procps
+.PHONY: system
+system:
+	@missing=(); for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing+=($$p); done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+		if ! command -v apt-get >/dev/null; then echo "please install: $${missing[*]}"; exit 1; fi; \
+		sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+		echo "installing system packages: $${missing[*]}"; \
+		$$sudo apt-get update -qq >/dev/null; \
+		DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -y -qq "$${missing[@]}" >/dev/null; \
+	fi
+	@command -v cargo >/dev/null || { echo "Rust is needed: https://rustup.rs"; exit 1; }
+
+.PHONY: nextest
+nextest:
+	@command -v cargo-nextest >/dev/null || cargo install cargo-nextest --locked --quiet
