@@ -1,0 +1,136 @@
+//! Clear frames in memory, in front of a source of frames.
+//!
+//! * Weighed in bytes; metadata apart from data, so that reading a large file does not push out the directories.
+//! * One load for each frame: whoever wants a frame that is being loaded waits for that load. A load goes on when its
+//!   reader has given up, so that the next one finds it.
+//! * Misses of one call go down in one call, so that the engine can merge ranges.
+//! * Failures are not kept: the next reader tries again.
+
+mod memory;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{Shared, join_all};
+use plakar_engine::error::{Error, Result};
+use plakar_engine::repository::reader::{FrameKey, FrameRef, FrameSource, Purpose};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+pub use memory::MemoryFrames;
+
+type Answer = Result<Bytes, Arc<Error>>;
+type Load = Shared<oneshot::Receiver<Answer>>;
+
+/// A [`FrameSource`] that remembers.
+#[derive(Debug)]
+pub struct CachedFrames {
+    inner: Arc<dyn FrameSource>,
+    memory: Arc<MemoryFrames>,
+    loads: Arc<Mutex<HashMap<FrameKey, Load>>>,
+    runtime: Handle,
+}
+
+impl CachedFrames {
+    /// In front of `inner`, with room for `data_bytes` and `meta_bytes`. Loads run on `runtime`.
+    pub fn new(inner: Arc<dyn FrameSource>, data_bytes: u64, meta_bytes: u64, runtime: Handle) -> Self {
+        let memory = Arc::new(MemoryFrames::new(data_bytes, meta_bytes));
+        Self { inner, memory, loads: Arc::default(), runtime }
+    }
+
+    /// What is remembered.
+    pub fn memory(&self) -> &MemoryFrames {
+        &self.memory
+    }
+
+    /// Begins to load frames that are neither here nor on their way, and waits for none.
+    pub fn prefetch(&self, wanted: &[FrameRef]) {
+        let missing: Vec<FrameRef> =
+            wanted.iter().filter(|f| !self.memory.holds(f.class, &f.key())).cloned().collect();
+        if !missing.is_empty() {
+            self.begin(&missing, Purpose::Prefetch);
+        }
+    }
+
+    /// The loads of frames that are not here: those under way, and one new one for the rest.
+    fn begin(&self, missing: &[FrameRef], purpose: Purpose) -> Vec<Load> {
+        let mut begun: Vec<(FrameRef, oneshot::Sender<Answer>)> = Vec::new();
+        let loads = {
+            let mut under_way = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut load_of = |frame: &FrameRef| {
+                if let Some(load) = under_way.get(&frame.key()) {
+                    return load.clone();
+                }
+                let (done, load) = oneshot::channel();
+                let load = load.shared();
+                // It may have arrived since it was missed.
+                if let Some(bytes) = self.memory.get(frame.class, &frame.key()) {
+                    let _nobody_waits = done.send(Ok(bytes));
+                } else {
+                    under_way.insert(frame.key(), load.clone());
+                    begun.push((frame.clone(), done));
+                }
+                load
+            };
+            missing.iter().map(&mut load_of).collect()
+        };
+        if !begun.is_empty() {
+            let (frames, done): (Vec<_>, Vec<_>) = begun.into_iter().unzip();
+            let flight =
+                Flight { keys: frames.iter().map(FrameRef::key).collect(), loads: self.loads.clone() };
+            let (inner, memory) = (self.inner.clone(), self.memory.clone());
+            self.runtime.spawn(async move {
+                let answers = inner.frames(&frames, purpose).await;
+                for (frame, answer) in frames.iter().zip(&answers) {
+                    if let Ok(bytes) = answer {
+                        memory.insert(frame.class, frame.key(), bytes.clone());
+                    }
+                }
+                // Only now: a reader finds the frame in memory or its load in the table, never neither.
+                drop(flight);
+                for (done, answer) in done.into_iter().zip(answers) {
+                    let _nobody_waits = done.send(answer);
+                }
+            });
+        }
+        loads
+    }
+}
+
+/// Takes loads out of the table when they end, however they end.
+struct Flight {
+    keys: Vec<FrameKey>,
+    loads: Arc<Mutex<HashMap<FrameKey, Load>>>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut under_way = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &self.keys {
+            under_way.remove(key);
+        }
+    }
+}
+
+#[async_trait]
+impl FrameSource for CachedFrames {
+    async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Answer> {
+        let mut answers: Vec<Option<Answer>> =
+            wanted.iter().map(|f| self.memory.get(f.class, &f.key()).map(Ok)).collect();
+        let missing: Vec<usize> = (0..wanted.len()).filter(|i| answers[*i].is_none()).collect();
+        if !missing.is_empty() {
+            let frames: Vec<FrameRef> = missing.iter().map(|i| wanted[*i].clone()).collect();
+            let loaded = join_all(self.begin(&frames, purpose)).await;
+            for (i, answer) in missing.into_iter().zip(loaded) {
+                answers[i] = Some(answer.unwrap_or_else(|_gone| Err(Arc::new(Error::Cancelled))));
+            }
+        }
+        answers.into_iter().map(|a| a.unwrap_or_else(|| Err(Arc::new(Error::Cancelled)))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,484 @@
+//! The filesystem itself: inodes, names, attributes and bytes in plain types. It knows no kernel and serves any
+//! adapter: FUSE here, others by the same calls.
+//!
+//! Calls are futures that are ready at once when everything they need is in memory. Every wait for the store has a
+//! deadline; no lock is held across one. What fails is logged with the snapshot and path, and reaches the caller as
+//! an [`FsError`].
+
+mod attr;
+mod folders;
+mod inodes;
+mod listing;
+mod tree;
+
+use std::future::Future;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use plakar_engine::error::{Error, Result};
+use plakar_engine::repository::{Repository, report};
+use plakar_engine::snapshot::Snapshot;
+use plakar_engine::tree::{Detail, Entry, Extent};
+use plakar_engine::vfs::Vfs;
+use tokio::runtime::Handle;
+
+use crate::cache::CachedFrames;
+use crate::config::{FsConfig, What, Xattrs};
+use crate::error::FsError;
+use crate::readahead::Readahead;
+use crate::view::{Change, View};
+use folders::{Folders, Run};
+use inodes::{Inode, Inodes, Numbers};
+use tree::Dir;
+
+pub(crate) use folders::Run as RunRef;
+pub(crate) use tree::Dir as DirRef;
+
+pub use attr::{Attr, BLOCK_SIZE};
+pub use inodes::ROOT;
+pub use listing::{Batch, Item};
+
+/// Longest name that the kernel's protocol carries.
+const MAX_NAME: usize = 1024;
+
+/// What a lookup gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The name is there; its inode is held until it is forgotten.
+    Found {
+        /// Its attributes.
+        attr: Attr,
+        /// Whether the name may lead elsewhere later.
+        volatile: bool,
+    },
+    /// There is no such name.
+    Missing {
+        /// Whether there may be one later.
+        volatile: bool,
+    },
+}
+
+/// What `df` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Bytes of all files shown, by their lengths.
+    pub bytes: u64,
+    /// Entries shown.
+    pub files: u64,
+}
+
+/// Where to seek to in a sparse file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// The next data.
+    Data,
+    /// The next hole, or the end.
+    Hole,
+}
+
+/// Snapshots as a filesystem.
+#[derive(Debug)]
+pub struct SnapshotFs {
+    repository: Arc<Repository>,
+    config: FsConfig,
+    frames: Arc<CachedFrames>,
+    folders: Folders,
+    inodes: Inodes,
+    numbers: Numbers,
+    owners: attr::Owners,
+    xattrs: bool,
+    view: RwLock<Arc<View>>,
+    readahead: Readahead,
+    runtime: Handle,
+}
+
+impl SnapshotFs {
+    /// Over a repository. Loads run on the runtime that this is called on.
+    ///
+    /// # Errors
+    /// The catalogue cannot be read; or one snapshot was asked for and it or its path cannot be found.
+    pub async fn open(repository: Arc<Repository>, config: FsConfig) -> Result<Arc<Self>> {
+        let runtime = Handle::current();
+        let catalog = repository.catalog().await?;
+        for (id, e) in &catalog.broken {
+            tracing::warn!(snapshot = %id, error = report(e), "a snapshot cannot be read and is not shown");
+        }
+        // Names at the root need no index: it is read while somebody looks at them.
+        let early = repository.clone();
+        runtime.spawn(async move {
+            if let Err(e) = early.index().await {
+                tracing::error!(error = report(&e), "the index cannot be read");
+            }
+        });
+        let shares = Shares::of(config.cache_bytes);
+        let frames =
+            Arc::new(CachedFrames::new(repository.clone(), shares.data, shares.meta, runtime.clone()));
+        let vfs = Vfs::new(repository.clone(), frames.clone());
+        let folders = Folders::new(vfs, shares.folders);
+        let numbers = Numbers::new(repository.keys());
+        let (view, root) = match &config.what {
+            What::Store => (View::new(&catalog, &config.filter), Inode::Folder(Arc::from(&b""[..]))),
+            What::Snapshot { snapshot, path } => {
+                let found = catalog.snapshots.iter().find(|s| s.id == *snapshot);
+                let found = found.ok_or_else(|| Error::NoSnapshot { what: snapshot.to_string() })?;
+                repository.index().await?;
+                let path = path.clone().unwrap_or_else(|| found.base());
+                let root = descend(&folders, &numbers, found.clone(), &path).await?;
+                (View::default(), Inode::Directory(root))
+            }
+        };
+        let some_xattrs = match &root {
+            Inode::Directory(dir) => {
+                !dir.entry.xattrs.is_empty() || dir.entry.directory().is_some_and(|(_, below)| below.xattrs)
+            }
+            _ => view.snapshots().any(|s| has_xattrs(s)),
+        };
+        let xattrs = match config.xattrs {
+            Xattrs::On => true,
+            Xattrs::Off => false,
+            Xattrs::Auto => some_xattrs,
+        };
+        let readahead = Readahead::new(frames.clone(), folders.vfs().clone(), runtime.clone());
+        Ok(Arc::new(Self {
+            repository,
+            frames,
+            folders,
+            inodes: Inodes::new(root),
+            numbers,
+            owners: attr::Owners::new(config.owner),
+            xattrs,
+            view: RwLock::new(Arc::new(view)),
+            readahead,
+            runtime,
+            config,
+        }))
+    }
+
+    /// The repository below.
+    pub fn repository(&self) -> &Arc<Repository> {
+        &self.repository
+    }
+
+    /// The runtime that loads run on.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// The cache of frames.
+    pub fn frames(&self) -> &CachedFrames {
+        &self.frames
+    }
+
+    /// Whether extended attributes are shown.
+    pub fn shows_xattrs(&self) -> bool {
+        self.xattrs
+    }
+
+    /// How many inodes are held.
+    pub fn held_inodes(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// The names at the root, as they are now.
+    pub fn view(&self) -> Arc<View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the catalogue again and changes the names at the root; says which the kernel has to forget.
+    pub async fn refresh(&self) -> Result<Vec<Change>> {
+        if self.config.what != What::Store {
+            return Ok(Vec::new());
+        }
+        let catalog = self.repository.refresh_catalog().await?;
+        let mut view = View::new(&catalog, &self.config.filter);
+        if self.config.xattrs == Xattrs::Auto && !self.xattrs && view.snapshots().any(|s| has_xattrs(s)) {
+            tracing::warn!("a new snapshot has extended attributes; they show when it is mounted again");
+        }
+        let mut current = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let changes = view.succeed(&current, now_ns());
+        *current = Arc::new(view);
+        Ok(changes)
+    }
+
+    /// The inode number of a view's directory, by path: to tell the kernel about changes.
+    pub fn folder_number(&self, path: &[u8]) -> u64 {
+        if path.is_empty() { ROOT } else { self.numbers.of_view(path, None).first_number() }
+    }
+
+    /// Finds a name in a directory and holds its inode.
+    pub async fn lookup(&self, parent: u64, name: &[u8]) -> Result<Lookup, FsError> {
+        if name.len() > MAX_NAME {
+            return Err(FsError::NameTooLong);
+        }
+        match self.inodes.inode(parent)? {
+            Inode::Folder(path) => self.lookup_in_view(&path, name),
+            Inode::Directory(dir) => {
+                let found = self.within(&dir, Some(name), self.folders.find(dir.node(), name)).await?;
+                let Some((run, position)) = found else { return Ok(Lookup::Missing { volatile: false }) };
+                let Some(entry) = run.at(position).filter(|e| !matches!(e.detail, Detail::Missing)) else {
+                    return Ok(Lookup::Missing { volatile: false });
+                };
+                Ok(Lookup::Found { attr: self.hold_entry(&dir, entry, position), volatile: false })
+            }
+            Inode::Leaf(..) | Inode::Link(_) => Err(FsError::NotDirectory),
+        }
+    }
+
+    fn lookup_in_view(&self, path: &[u8], name: &[u8]) -> Result<Lookup, FsError> {
+        let view = self.view();
+        let folder = view.folder(path).ok_or(FsError::NotFound)?;
+        let attr = match folder.item(name) {
+            Some(item) => self.hold_item(&view, path, item),
+            None if path.is_empty() => match view.by_prefix(name) {
+                Some(to) => self.hold_link(name, &to, folder.mtime),
+                None => return Ok(Lookup::Missing { volatile: true }),
+            },
+            None => return Ok(Lookup::Missing { volatile: true }),
+        };
+        Ok(Lookup::Found { attr, volatile: true })
+    }
+
+    /// Takes back lookups of an inode.
+    pub fn forget(&self, ino: u64, lookups: u64) {
+        self.inodes.forget(ino, lookups);
+    }
+
+    /// Attributes of an inode.
+    pub async fn attributes(&self, ino: u64) -> Result<Attr, FsError> {
+        match self.inodes.inode(ino)? {
+            Inode::Directory(dir) => Ok(self.attr_of_dir(ino, &dir)),
+            Inode::Leaf(dir, position) => {
+                let run = self.run(&dir, position).await?;
+                Ok(self.owners.attr(ino, run.at(position).ok_or(FsError::Failed)?))
+            }
+            Inode::Folder(path) => {
+                let view = self.view();
+                let folder = view.folder(&path).ok_or(FsError::Stale)?;
+                Ok(self.owners.attr_of_view(ino, None, folder.mtime))
+            }
+            Inode::Link(to) => Ok(self.owners.attr_of_view(ino, Some(&to), self.root_time())),
+        }
+    }
+
+    /// Where a symlink leads.
+    pub async fn read_link(&self, ino: u64) -> Result<Bytes, FsError> {
+        match self.inodes.inode(ino)? {
+            Inode::Link(to) => Ok(Bytes::copy_from_slice(&to)),
+            Inode::Leaf(dir, position) => match self.entry(&dir, position).await?.detail {
+                Detail::Symlink(target) => Ok(target.into()),
+                _ => Err(FsError::Invalid),
+            },
+            Inode::Directory(_) | Inode::Folder(_) => Err(FsError::Invalid),
+        }
+    }
+
+    /// Bytes of a regular file; fewer than asked for only at its end.
+    pub async fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Bytes, FsError> {
+        let (dir, position) = self.leaf(ino)?;
+        let run = self.run(&dir, position).await?;
+        let entry = run.at(position).ok_or(FsError::Failed)?;
+        let Detail::Regular(contents) = &entry.detail else { return Err(FsError::Invalid) };
+        if contents.missing {
+            let reason = entry.error.as_deref().unwrap_or("for an unknown reason");
+            let (snapshot, path) = name_of(&dir, Some(&entry.name));
+            tracing::error!(snapshot, path, reason, "the contents could not be read when it was backed up");
+            return Err(FsError::Failed);
+        }
+        let range = offset..offset.saturating_add(u64::from(len)).min(entry.meta.size);
+        if range.start >= range.end {
+            return Ok(Bytes::new());
+        }
+        self.readahead.note(ino, &range, entry.meta.size, contents);
+        self.readahead.note_neighbour(&dir, &run, position);
+        let purpose = plakar_engine::repository::reader::Purpose::OnDemand;
+        self.within(&dir, Some(&entry.name), self.folders.vfs().read(entry, range, purpose)).await
+    }
+
+    /// The next data or hole of a regular file at or after an offset.
+    pub async fn seek(&self, ino: u64, offset: u64, what: Seek) -> Result<u64, FsError> {
+        /// Bytes of a file whose extents are looked at in one go.
+        const STEP: u64 = 1 << 30;
+        let (dir, position) = self.leaf(ino)?;
+        let entry = self.entry(&dir, position).await?;
+        let Detail::Regular(contents) = &entry.detail else { return Err(FsError::Invalid) };
+        let size = entry.meta.size;
+        if offset >= size {
+            return Err(FsError::NoData);
+        }
+        // Nothing is known of missing contents: all of it is data, whose reading fails.
+        if contents.missing {
+            return Ok(if what == Seek::Data { offset } else { size });
+        }
+        let mut at = offset;
+        while at < size {
+            let range = at..at.saturating_add(STEP).min(size);
+            let pieces = self.folders.vfs().pieces(contents, range.clone());
+            for piece in self.within(&dir, Some(&entry.name), pieces).await? {
+                let Extent { id, .. } = piece.extent;
+                if id.is_some() == (what == Seek::Data) {
+                    return Ok(piece.start.max(offset));
+                }
+            }
+            at = range.end;
+        }
+        if what == Seek::Hole { Ok(size) } else { Err(FsError::NoData) }
+    }
+
+    /// Names of the extended attributes of an inode.
+    pub async fn xattr_names(&self, ino: u64) -> Result<Vec<Vec<u8>>, FsError> {
+        self.xattrs_of(ino, |e| e.xattrs.iter().map(|x| x.name.clone()).collect()).await
+    }
+
+    /// The value of an extended attribute.
+    pub async fn xattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        let value = |e: &Entry| e.xattrs.iter().find(|x| x.name == name).map(|x| x.value.clone());
+        self.xattrs_of(ino, value).await?.ok_or(FsError::NoAttribute)
+    }
+
+    async fn xattrs_of<T: Default>(&self, ino: u64, of: impl FnOnce(&Entry) -> T) -> Result<T, FsError> {
+        if !self.xattrs {
+            return Err(FsError::Unsupported);
+        }
+        match self.inodes.inode(ino)? {
+            Inode::Directory(dir) => Ok(of(&dir.entry)),
+            Inode::Leaf(dir, position) => {
+                let run = self.run(&dir, position).await?;
+                Ok(of(run.at(position).ok_or(FsError::Failed)?))
+            }
+            Inode::Folder(_) | Inode::Link(_) => Ok(T::default()),
+        }
+    }
+
+    /// What is shown, added up.
+    pub fn statistics(&self) -> Statistics {
+        let mut all = Statistics::default();
+        let mut add = |below: &plakar_engine::tree::Summary| {
+            all.bytes = all.bytes.saturating_add(below.bytes);
+            all.files = all.files.saturating_add(below.entries());
+        };
+        match self.inodes.inode(ROOT) {
+            Ok(Inode::Directory(dir)) => dir.entry.directory().iter().for_each(|(_, below)| add(below)),
+            _ => self.view().snapshots().for_each(|s| add(&s.summary())),
+        }
+        all
+    }
+
+    fn root_time(&self) -> plakar_engine::meta::Timestamp {
+        self.view().folder(b"").map(|f| f.mtime).unwrap_or_default()
+    }
+
+    fn leaf(&self, ino: u64) -> Result<(Arc<Dir>, u32), FsError> {
+        match self.inodes.inode(ino)? {
+            Inode::Leaf(dir, position) => Ok((dir, position)),
+            Inode::Directory(_) | Inode::Folder(_) => Err(FsError::IsDirectory),
+            Inode::Link(_) => Err(FsError::Invalid),
+        }
+    }
+
+    /// The entries around a position of a directory.
+    async fn run(&self, dir: &Dir, position: u32) -> Result<Run, FsError> {
+        let run = self.within(dir, None, self.folders.run_at(dir.node(), position)).await?;
+        run.ok_or_else(|| {
+            let (snapshot, path) = name_of(dir, None);
+            tracing::error!(snapshot, path, position, "a directory is shorter than it was");
+            FsError::Failed
+        })
+    }
+
+    async fn entry(&self, dir: &Dir, position: u32) -> Result<Entry, FsError> {
+        let run = self.run(dir, position).await?;
+        run.at(position).cloned().ok_or(FsError::Failed)
+    }
+
+    fn attr_of_dir(&self, ino: u64, dir: &Dir) -> Attr {
+        let mut attr = match dir.above {
+            true => self.owners.attr_above(ino, &dir.entry),
+            false => self.owners.attr(ino, &dir.entry),
+        };
+        // Snapshots list by their time; a `/` that was itself backed up keeps its own.
+        if dir.parent.is_none() && dir.above {
+            attr.mtime = crate::view::timestamp(dir.tree.snapshot.time_ns);
+        }
+        attr
+    }
+
+    /// Waits for the store, but not for ever, and logs a failure with what was asked for.
+    async fn within<T>(
+        &self,
+        dir: &Dir,
+        name: Option<&[u8]>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T, FsError> {
+        let with_index = async {
+            self.repository.index().await?;
+            work.await
+        };
+        match tokio::time::timeout(self.config.deadline, with_index).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(e)) => {
+                let (snapshot, path) = name_of(dir, name);
+                tracing::error!(snapshot, path, error = report(&e), "cannot read");
+                Err(FsError::Failed)
+            }
+            Err(_elapsed) => {
+                let (snapshot, path) = name_of(dir, name);
+                let seconds = self.config.deadline.as_secs_f32();
+                tracing::error!(snapshot, path, seconds, "the store did not answer in time");
+                Err(FsError::TimedOut)
+            }
+        }
+    }
+}
+
+/// How memory for caches is divided: file data gets half, since directories are needed again far more often.
+struct Shares {
+    data: u64,
+    meta: u64,
+    folders: u64,
+}
+
+impl Shares {
+    fn of(bytes: u64) -> Self {
+        let (meta, folders) = (bytes / 6, bytes / 3);
+        Self { data: bytes - meta - folders, meta, folders }
+    }
+}
+
+/// The directory at a path of a snapshot.
+async fn descend(
+    folders: &Folders,
+    numbers: &Numbers,
+    snapshot: Arc<Snapshot>,
+    path: &[u8],
+) -> Result<Arc<Dir>> {
+    let shown = || String::from_utf8_lossy(path).into_owned();
+    let missing = || Error::NoPath { path: shown(), snapshot: snapshot.id.short() };
+    let mut dir = Dir::top(snapshot.clone(), numbers);
+    for name in path.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".") {
+        let (run, position) = folders.find(dir.node(), name).await?.ok_or_else(missing)?;
+        let entry = run.at(position).ok_or_else(missing)?;
+        if entry.directory().is_none() {
+            return Err(Error::WrongPath {
+                path: shown(),
+                reason: "not a directory, so it cannot be mounted",
+            });
+        }
+        dir = dir.child(entry, numbers.of_entry(&dir, entry));
+    }
+    Ok(dir)
+}
+
+fn has_xattrs(snapshot: &Snapshot) -> bool {
+    snapshot.summary().xattrs || !snapshot.root.xattrs.is_empty()
+}
+
+fn name_of(dir: &Dir, name: Option<&[u8]>) -> (String, String) {
+    let path = name.map_or_else(|| dir.path(), |name| dir.path_of(name));
+    (dir.tree.snapshot.id.short(), String::from_utf8_lossy(&path).into_owned())
+}
+
+fn now_ns() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,226 @@
+//! Listing directories, in batches that go on after a cookie.
+//!
+//! A cookie belongs to an entry. In a snapshot, where nothing changes, it is the entry's position; in a view, where
+//! names come and go, it is the name's own.
+
+use std::sync::Arc;
+
+use plakar_engine::meta::{Kind, Timestamp};
+use plakar_engine::tree::{Detail, Entry};
+
+use super::folders::Run;
+use super::inodes::Inode;
+use super::tree::Dir;
+use super::{Attr, ROOT, SnapshotFs};
+use crate::error::FsError;
+use crate::view::{Item as ViewItem, Target, View};
+
+/// Cookies of `.` and `..`; the first entry's follows.
+const DOT: u64 = 1;
+const DOT_DOT: u64 = 2;
+
+/// Some entries of a directory.
+#[derive(Debug)]
+pub struct Batch(Entries);
+
+#[derive(Debug)]
+enum Entries {
+    /// `.` and `..`: their numbers, and how many of them are skipped.
+    Dots([u64; 2], usize),
+    /// Entries of a snapshot's directory, from a place in the run.
+    Tree { dir: Arc<Dir>, run: Run, from: usize },
+    /// Names of a view, from a place in it.
+    View { view: Arc<View>, path: Arc<[u8]>, from: usize },
+    /// The directory ends here.
+    End,
+}
+
+/// One entry of a listing.
+#[derive(Clone, Copy, Debug)]
+pub struct Item<'a> {
+    /// Its name.
+    pub name: &'a [u8],
+    /// Where a listing goes on after it.
+    pub cookie: u64,
+    /// Its attributes; only number and kind mean anything for `.` and `..`, and they are not held.
+    pub attr: Attr,
+    /// Whether the name may lead elsewhere later.
+    pub volatile: bool,
+    /// Whether it is `.` or `..`.
+    pub dot: bool,
+}
+
+impl Batch {
+    /// Whether the directory has ended.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many places it has. Some may be entries that are not shown.
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Entries::Dots(_, skip) => 2 - skip,
+            Entries::Tree { run, from, .. } => run.entries.len() - from,
+            Entries::View { view, path, from } => view.folder(path).map_or(0, |f| f.items.len() - from),
+            Entries::End => 0,
+        }
+    }
+}
+
+impl SnapshotFs {
+    /// The entries of a directory after a cookie, 0 for the first.
+    pub async fn list(&self, ino: u64, after: u64) -> Result<Batch, FsError> {
+        let inode = self.inodes.inode(ino)?;
+        if after < DOT_DOT {
+            let parent = match &inode {
+                Inode::Directory(dir) => self.parent_of(ino, dir),
+                Inode::Folder(path) => self.parent_of_folder(path),
+                Inode::Leaf(..) | Inode::Link(_) => return Err(FsError::NotDirectory),
+            };
+            return Ok(Batch(Entries::Dots([ino, parent], after as usize)));
+        }
+        match inode {
+            Inode::Directory(dir) => {
+                // A position past any that can be: the end.
+                let Ok(position) = u32::try_from(after - DOT_DOT) else { return Ok(Batch(Entries::End)) };
+                let run = self.within(&dir, None, self.folders.run_at(dir.node(), position)).await?;
+                Ok(Batch(match run {
+                    Some(run) => {
+                        let from = (position - run.start) as usize;
+                        Entries::Tree { dir, run, from }
+                    }
+                    None => Entries::End,
+                }))
+            }
+            Inode::Folder(path) => {
+                let view = self.view();
+                let folder = view.folder(&path).ok_or(FsError::NotFound)?;
+                let from = folder.items.len() - folder.after(after).len();
+                Ok(Batch(Entries::View { view, path, from }))
+            }
+            Inode::Leaf(..) | Inode::Link(_) => Err(FsError::NotDirectory),
+        }
+    }
+
+    /// An entry of a batch as a listing with attributes gives it: its inode is held until it is forgotten.
+    pub fn hold<'a>(&self, batch: &'a Batch, place: usize) -> Option<Item<'a>> {
+        self.item_with(batch, place, true)
+    }
+
+    /// An entry of a batch as a plain listing gives it.
+    pub fn item<'a>(&self, batch: &'a Batch, place: usize) -> Option<Item<'a>> {
+        self.item_with(batch, place, false)
+    }
+
+    fn item_with<'a>(&self, batch: &'a Batch, place: usize, hold: bool) -> Option<Item<'a>> {
+        match &batch.0 {
+            Entries::Dots(numbers, skip) => {
+                let i = place + skip;
+                let (name, cookie) = [(&b"."[..], DOT), (&b".."[..], DOT_DOT)][i];
+                let attr = self.owners.attr_of_view(numbers[i], None, Timestamp::default());
+                Some(Item { name, cookie, attr, volatile: true, dot: true })
+            }
+            Entries::Tree { dir, run, from } => {
+                let entry = run.entries.get(from + place)?;
+                if matches!(entry.detail, Detail::Missing) {
+                    return None;
+                }
+                let position = run.start + (from + place) as u32;
+                let attr = match hold {
+                    true => self.hold_entry(dir, entry, position),
+                    false => self.owners.attr(self.numbers.of_entry(dir, entry).first_number(), entry),
+                };
+                let cookie = u64::from(position) + DOT_DOT + 1;
+                Some(Item { name: &entry.name, cookie, attr, volatile: false, dot: false })
+            }
+            Entries::View { view, path, from } => {
+                let item = view.folder(path)?.items.get(from + place)?;
+                let attr = match hold {
+                    true => self.hold_item(view, path, item),
+                    false => self.number_item(path, item),
+                };
+                Some(Item { name: &item.name, cookie: item.cookie, attr, volatile: true, dot: false })
+            }
+            Entries::End => None,
+        }
+    }
+
+    /// Holds the inode of an entry of a directory.
+    pub(super) fn hold_entry(&self, dir: &Arc<Dir>, entry: &Entry, position: u32) -> Attr {
+        let identity = self.numbers.of_entry(dir, entry);
+        if entry.directory().is_none() {
+            let ino = self.inodes.hold(&identity, || Inode::Leaf(dir.clone(), position));
+            return self.owners.attr(ino, entry);
+        }
+        let above = dir.leads_to_root(entry);
+        let ino = self.inodes.hold(&identity, || Inode::Directory(dir.child(entry, identity)));
+        if above { self.owners.attr_above(ino, entry) } else { self.owners.attr(ino, entry) }
+    }
+
+    /// Holds the inode of a name in a view.
+    pub(super) fn hold_item(&self, view: &View, folder: &[u8], item: &ViewItem) -> Attr {
+        match &item.target {
+            Target::Link(to) => {
+                let mtime = view.folder(folder).map(|f| f.mtime).unwrap_or_default();
+                self.hold_link(&path_in(folder, &item.name), to, mtime)
+            }
+            Target::Folder(path) => {
+                let identity = self.numbers.of_view(path, None);
+                let ino = self.inodes.hold(&identity, || Inode::Folder(path.clone()));
+                let mtime = view.folder(path).map(|f| f.mtime).unwrap_or_default();
+                self.owners.attr_of_view(ino, None, mtime)
+            }
+            Target::Snapshot(snapshot) => {
+                let dir = Dir::top(snapshot.clone(), &self.numbers);
+                let ino = self.inodes.hold(&dir.identity, || Inode::Directory(dir.clone()));
+                self.attr_of_dir(ino, &dir)
+            }
+        }
+    }
+
+    /// Holds the inode of a link in a view.
+    pub(super) fn hold_link(&self, path: &[u8], to: &Arc<[u8]>, mtime: Timestamp) -> Attr {
+        let identity = self.numbers.of_view(path, Some(to));
+        let ino = self.inodes.hold(&identity, || Inode::Link(to.clone()));
+        self.owners.attr_of_view(ino, Some(to), mtime)
+    }
+
+    /// Number and kind of a name in a view.
+    fn number_item(&self, folder: &[u8], item: &ViewItem) -> Attr {
+        let (identity, link) = match &item.target {
+            Target::Link(to) => (self.numbers.of_view(&path_in(folder, &item.name), Some(to)), Some(&to[..])),
+            Target::Folder(path) => (self.numbers.of_view(path, None), None),
+            Target::Snapshot(snapshot) => (self.numbers.of_snapshot(&snapshot.id), None),
+        };
+        let attr = self.owners.attr_of_view(identity.first_number(), link, Timestamp::default());
+        debug_assert!(matches!(attr.kind, Kind::Directory | Kind::Symlink));
+        attr
+    }
+
+    fn parent_of(&self, ino: u64, dir: &Dir) -> u64 {
+        if ino == ROOT {
+            return ROOT;
+        }
+        let is_root = |dir: &Dir| matches!(self.inodes.inode(ROOT), Ok(Inode::Directory(root)) if root.identity == dir.identity);
+        match &dir.parent {
+            Some(parent) if is_root(parent) => ROOT,
+            Some(parent) => parent.identity.first_number(),
+            None => self.folder_number(b"snapshots"),
+        }
+    }
+
+    fn parent_of_folder(&self, path: &[u8]) -> u64 {
+        let up = path.iter().rposition(|b| *b == b'/').unwrap_or(0);
+        self.folder_number(&path[..up])
+    }
+}
+
+/// A name in a folder of a view, as a path from the root.
+fn path_in(folder: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = folder.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}

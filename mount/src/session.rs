@@ -1,0 +1,231 @@
+//! A mount from beginning to end.
+//!
+//! [`MountSession::start`] returns when the mount answers. It ends by [`MountSession::unmount`], or when somebody
+//! unmounts it (`umount`, `fusermount3 -u`); dropping a session does not unmount, and nothing here ever unmounts a
+//! mount that is not this session's own. A process that dies leaves a mount that gives errors, not an empty
+//! directory: a mirroring job must not take it for one. The next mount at the same place clears it away.
+
+mod error;
+mod refresh;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::SessionACL;
+use plakar_engine::repository::Repository;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::config::MountConfig;
+use crate::fs::SnapshotFs;
+use crate::fuse::Fuse;
+use crate::mounts;
+
+pub use crate::mounts::Holder;
+pub use error::MountError;
+
+/// How long an unmounted connection may take to end.
+const END: Duration = Duration::from_secs(10);
+/// What the kernel may read ahead, where it lets us say so.
+const READAHEAD_KIB: u32 = 1024;
+
+/// How to unmount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// Only if nobody uses it.
+    IfUnused,
+    /// From its place at once; it ends when nobody uses it any more.
+    Detach,
+}
+
+/// A mount that is being served.
+#[derive(Debug)]
+pub struct MountSession {
+    mountpoint: PathBuf,
+    device: (u32, u32),
+    fs: Arc<SnapshotFs>,
+    /// Becomes `Some` when the connection to the kernel has ended: with an error's text if it should not have.
+    ended: watch::Receiver<Option<Result<(), String>>>,
+    refresh: tokio::task::JoinHandle<()>,
+}
+
+impl MountSession {
+    /// Mounts and serves. When it returns, the mount answers.
+    pub async fn start(config: MountConfig, repository: Arc<Repository>) -> Result<Self, MountError> {
+        let (wanted, store) = (config.mountpoint.clone(), repository.clone());
+        let mountpoint = blocking(move || prepare(&wanted, &store)).await?;
+        let source = mounts::source_name(&repository.store().location());
+        let local = repository.store().local_path().is_some();
+        let fs = SnapshotFs::open(repository, config.fs).await?;
+        let adapter = Fuse::new(fs.clone(), config.allow_other);
+        let at = mountpoint.clone();
+        let connected = blocking(move || {
+            let cannot = |e| MountError::Mount { mountpoint: at.clone(), source: e };
+            let kernel = mounts::mount(&at, &source, config.allow_other).map_err(cannot)?;
+            let mut options = fuser::Config::default();
+            options.n_threads = Some(config.threads.unwrap_or_else(threads));
+            options.clone_fd = mounts::can_open_device();
+            // The kernel itself keeps other users out unless told not to; fuser's own check would also turn away
+            // requests that the kernel makes in another user's name.
+            let session = fuser::Session::from_fd(adapter, kernel, SessionACL::All, options);
+            let session = session.and_then(|s| {
+                let mounted = mounts::mounted_at(&at)?.filter(|m| m.kind == mounts::KIND);
+                let mounted = mounted.ok_or_else(|| io::Error::other("it is not in the table of mounts"))?;
+                Ok((s, mounted.device))
+            });
+            session.map_err(|e| {
+                let _the_first_error_counts = mounts::unmount(&at, true);
+                cannot(e)
+            })
+        });
+        let (session, device) = connected.await?;
+        mounts::raise_readahead(device, READAHEAD_KIB);
+        let notifier = session.notifier();
+        let (end, ended) = watch::channel(None);
+        let serve = move || {
+            let result = session.run().map_err(|e| e.to_string());
+            let _nobody_waits = end.send(Some(result));
+        };
+        let started = std::thread::Builder::new().name("plakar-mount".into()).spawn(serve);
+        if let Err(e) = started {
+            let _the_first_error_counts = mounts::unmount(&mountpoint, true);
+            return Err(MountError::Mount { mountpoint, source: e });
+        }
+        let refresh = tokio::spawn(refresh::keep_fresh(fs.clone(), notifier, config.refresh, local));
+        tracing::info!(mountpoint = %mountpoint.display(), "mounted");
+        Ok(Self { mountpoint, device, fs, ended, refresh })
+    }
+
+    /// Where it is, without symlinks.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// What is served.
+    pub fn file_system(&self) -> &Arc<SnapshotFs> {
+        &self.fs
+    }
+
+    /// Waits until the mount has ended, whoever ended it.
+    pub async fn wait(&self) -> Result<(), MountError> {
+        let mut ended = self.ended.clone();
+        let result = match ended.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or(Ok(())),
+            Err(_sender_gone) => Err("the thread that served it has failed".into()),
+        };
+        self.refresh.abort();
+        tracing::info!(mountpoint = %self.mountpoint.display(), "the mount has ended");
+        result.map_err(|reason| MountError::Connection { mountpoint: self.mountpoint.clone(), reason })
+    }
+
+    /// Unmounts this mount, and no other that stands at the same place.
+    ///
+    /// # Errors
+    /// `Busy` with the processes that use it. `Covered` when something else was mounted over it.
+    pub async fn unmount(&self, how: Unmount) -> Result<(), MountError> {
+        if self.ended.borrow().is_some() {
+            return Ok(());
+        }
+        let (at, device) = (self.mountpoint.clone(), self.device);
+        let unmounted = blocking(move || {
+            let here: Vec<_> =
+                mounts::table().unwrap_or_default().into_iter().filter(|m| m.at == at).collect();
+            match here.iter().rposition(|m| m.device == device && m.kind == mounts::KIND) {
+                // Somebody has unmounted or moved it.
+                None => Ok(false),
+                Some(i) if i + 1 == here.len() => take_down(&at, how).map(|()| true),
+                Some(_) => Err(MountError::Covered { mountpoint: at }),
+            }
+        });
+        if unmounted.await? && how == Unmount::Detach {
+            return Ok(());
+        }
+        let mut ended = self.ended.clone();
+        match tokio::time::timeout(END, ended.wait_for(Option::is_some)).await {
+            Ok(_) => Ok(()),
+            Err(_elapsed) => Err(MountError::Lingers { mountpoint: self.mountpoint.clone() }),
+        }
+    }
+
+    /// Serves until the mount ends or the process is asked to stop. SIGINT, SIGTERM or SIGHUP unmounts; while
+    /// somebody uses the mount it stays, `tell` learns who, and a second signal detaches it. A third one gives up
+    /// whoever still has files open.
+    pub async fn serve(self, tell: impl Fn(&MountError)) -> Result<(), MountError> {
+        let listen = |kind| signal(kind).map_err(|source| MountError::Signals { source });
+        let mut interrupt = listen(SignalKind::interrupt())?;
+        let mut terminate = listen(SignalKind::terminate())?;
+        let mut hang_up = listen(SignalKind::hangup())?;
+        let mut asked = 0;
+        loop {
+            tokio::select! {
+                result = self.wait() => return result,
+                _ = interrupt.recv() => asked += 1,
+                _ = terminate.recv() => asked += 1,
+                _ = hang_up.recv() => asked += 1,
+            }
+            let result = match asked {
+                1 => self.unmount(Unmount::IfUnused).await,
+                2 => self.unmount(Unmount::Detach).await,
+                _ => return Ok(()),
+            };
+            if let Err(e) = result {
+                tracing::warn!(error = %e, "not unmounted");
+                tell(&e);
+            }
+        }
+    }
+}
+
+/// Threads that take requests. More than the processors, since some wait for the kernel.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(2, |n| (n.get() + 2).min(4))
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, MountError> + Send + 'static,
+) -> Result<T, MountError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(e) => Err(MountError::Signals { source: io::Error::other(e) }),
+    }
+}
+
+/// Unmounts what is on top; a busy one says who holds it.
+pub(crate) fn take_down(at: &Path, how: Unmount) -> Result<(), MountError> {
+    mounts::unmount(at, how == Unmount::Detach).map_err(|e| match e.kind() {
+        io::ErrorKind::ResourceBusy => {
+            MountError::Busy { mountpoint: at.into(), holders: mounts::holders(at) }
+        }
+        _ => MountError::Unmount { mountpoint: at.into(), source: e },
+    })
+}
+
+/// Makes sure that the place can be mounted on; gives it without symlinks.
+fn prepare(wanted: &Path, repository: &Repository) -> Result<PathBuf, MountError> {
+    let unusable = |e| MountError::Mountpoint { mountpoint: wanted.into(), source: e };
+    let mountpoint = mounts::resolve(wanted).map_err(unusable)?;
+    let dead = matches!(std::fs::metadata(&mountpoint), Err(e) if mounts::is_dead(&e));
+    let here = mounts::mounted_at(&mountpoint).map_err(unusable)?;
+    if here.is_some_and(|m| m.kind == mounts::KIND) {
+        if !dead {
+            return Err(MountError::AlreadyMounted { mountpoint });
+        }
+        // Its process died; nobody else will clear it away.
+        tracing::warn!(mountpoint = %mountpoint.display(), "clearing away a mount whose process has died");
+        take_down(&mountpoint, Unmount::Detach)?;
+    }
+    if !std::fs::metadata(&mountpoint).map_err(unusable)?.is_dir() {
+        return Err(unusable(io::ErrorKind::NotADirectory.into()));
+    }
+    // A store under its own mount would wait for itself, in the kernel, for ever.
+    let cache = repository.cache().directory();
+    for place in repository.store().local_path().into_iter().chain([cache]) {
+        let place = place.canonicalize().unwrap_or_else(|_| place.to_owned());
+        if mounts::lies_in(&mountpoint, &place) || mounts::lies_in(&place, &mountpoint) {
+            return Err(MountError::Overlap { mountpoint, place });
+        }
+    }
+    Ok(mountpoint)
+}
