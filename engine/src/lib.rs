@@ -33,6 +33,8 @@ pub mod select;
 pub mod snapshot;
 pub mod state;
 pub mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tree;
 pub mod vfs;
 pub mod walk;

@@ -5,6 +5,7 @@
 
 pub mod catalog;
 mod index;
+mod packer;
 pub mod reader;
 pub mod recent;
 mod segment;

@@ -9,7 +9,9 @@
 //! on; `identify` has one for each processor. All queues are bounded: memory does not grow with the source. What has
 //! not changed since the previous backup (`previous`) is neither opened nor encoded again.
 
+mod ahead;
 mod assemble;
+mod dry_run;
 mod exclude;
 mod previous;
 mod read;
@@ -77,7 +79,7 @@ pub async fn backup(
     snapshot.excludes.clone_from(&options.ignore);
     if options.dry_run {
         let errors =
-            crate::repository::blocking(move || scan::dry_run(&*source, &excludes, &*monitor, &cancel))
+            crate::repository::blocking(move || dry_run::list(&*source, &excludes, &*monitor, &cancel))
                 .await?;
         return Ok(BackupReport { snapshot, errors, files_read: 0 });
     }

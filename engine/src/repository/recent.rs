@@ -8,13 +8,12 @@ use bytes::Bytes;
 
 use super::Repository;
 use super::reader::{FrameKey, FrameRef, FrameSource, Purpose};
-use crate::crypto::Class;
 use crate::error::{Error, Result};
 
-/// Clear bytes of metadata frames that are kept.
+/// Clear bytes that are kept.
 const LIMIT: usize = 32 << 20;
 
-/// Metadata frames of a repository, the last ones kept; others pass through.
+/// Frames of a repository, the last ones kept.
 #[derive(Debug)]
 pub struct RecentFrames {
     repository: Arc<Repository>,
@@ -50,9 +49,7 @@ impl FrameSource for RecentFrames {
         let answers = self.repository.frames(&fetch, purpose).await;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for (i, answer) in missing.into_iter().zip(answers) {
-            if let Ok(bytes) = &answer
-                && wanted[i].class == Class::Meta
-            {
+            if let Ok(bytes) = &answer {
                 kept.keep(wanted[i].key(), bytes.clone());
             }
             found[i] = Some(answer);

@@ -283,11 +283,12 @@ impl RecordSink for IntoBatch<'_> {
         match table {
             Table::Keys => self.batch.keys.extend(record.first_chunk::<WRAPPED_KEY>().copied()),
             Table::Packfiles => {
-                self.batch.packfiles.extend(decode(record, PackfileRecord::decode).map(|p| PackfileRecord {
-                    first_frame: p.first_frame + self.frames,
-                    key: p.key + self.keys,
-                    ..p
-                }))
+                let packfile = decode(record, PackfileRecord::decode).map(|mut p| {
+                    p.first_frame += self.frames;
+                    p.key += self.keys;
+                    p
+                });
+                self.batch.packfiles.extend(packfile);
             }
             Table::Frames => self.batch.frames.extend(decode(record, FrameRecord::decode)),
             Table::Blobs => {

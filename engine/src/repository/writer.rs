@@ -9,26 +9,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
 
 use super::catalog::Catalog;
 use super::index::{Index, blocking};
+use super::packer::Packer;
 use super::states::{self, Batch};
 use super::{Repository, now_ns};
 use crate::crypto::{Class, DataKey, WRAPPED_KEY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{FrameEncoder, FrameRecord, SealedFrame};
 use crate::id::{BlobId, ObjectId};
-use crate::object::{PREAMBLE, Preamble};
 use crate::ops::Cancel;
-use crate::packfile::{area_of, encode_end};
 use crate::removal::Lease;
 use crate::snapshot::Snapshot;
 use crate::state::{BlobRecord, PackfileRecord};
-use crate::storage::{Area, ObjectName, PutObject, StoreErrorKind};
+use crate::storage::{Area, ObjectName, StoreErrorKind};
 
 /// Blobs that are gathered before a state is written in the middle of a run: bounds memory, and what an interrupted
 /// run loses.
@@ -39,30 +36,28 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 const LEASE_EVERY: Duration = Duration::from_secs(3600);
 /// Groups waiting for a packer; each is about a frame.
 const QUEUE: usize = 4;
-/// Packfiles that may wait for their acknowledgement while the next is filled.
-const UNACKNOWLEDGED: usize = 2;
 
 /// Frames that must stand together in one packfile, and the blobs in them.
 #[derive(Debug, Default)]
-struct Group {
-    frames: Vec<SealedFrame>,
+pub(super) struct Group {
+    pub(super) frames: Vec<SealedFrame>,
     /// `frame` counts within the group.
-    blobs: Vec<BlobRecord>,
+    pub(super) blobs: Vec<BlobRecord>,
 }
 
 /// A packfile that the store has acknowledged.
 #[derive(Debug)]
-struct Packed {
+pub(super) struct Packed {
     /// `first_frame` and `key` are set when it joins a batch.
-    record: PackfileRecord,
-    frames: Vec<FrameRecord>,
-    blobs: Vec<BlobRecord>,
+    pub(super) record: PackfileRecord,
+    pub(super) frames: Vec<FrameRecord>,
+    pub(super) blobs: Vec<BlobRecord>,
 }
 
 /// A run that writes.
 #[derive(Debug)]
 pub struct Run {
-    repository: Arc<Repository>,
+    pub(super) repository: Arc<Repository>,
     /// Its id.
     pub id: ObjectId,
     /// Store time at its beginning, ns since 1970.
@@ -70,16 +65,16 @@ pub struct Run {
     lease: Mutex<(Vec<ObjectId>, Instant)>,
     purpose: (String, String),
     key: Arc<DataKey>,
-    wrapped: [u8; WRAPPED_KEY],
+    pub(super) wrapped: [u8; WRAPPED_KEY],
     catalog: Arc<Catalog>,
     index: RwLock<Arc<Index>>,
     /// Blobs of this run that `index` does not hold yet.
     pending: Mutex<HashSet<BlobId>>,
     packers: Mutex<Option<Packers>>,
     batch: tokio::sync::Mutex<(Batch, Instant)>,
-    failure: OnceLock<Arc<Error>>,
+    pub(super) failure: OnceLock<Arc<Error>>,
     cancel: Cancel,
-    added_bytes: AtomicU64,
+    pub(super) added_bytes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -214,7 +209,7 @@ impl Run {
     }
 
     /// Adds an acknowledged packfile to what the next state will say, and writes that when it is much or late.
-    async fn acknowledge(&self, packed: Packed) -> Result<()> {
+    pub(super) async fn acknowledge(&self, packed: Packed) -> Result<()> {
         let mut batch = self.batch.lock().await;
         let (b, since) = &mut *batch;
         if b.keys.is_empty() {
@@ -409,138 +404,6 @@ impl Framer {
         let frame = self.encoder.encode(&run.key, self.class, &self.buffer);
         self.buffer.clear();
         run.submit(self.class, Group { frames: vec![frame], blobs: std::mem::take(&mut self.blobs) })
-    }
-}
-
-/// Streams groups into packfiles of one class, on a thread of its own.
-struct Packer {
-    run: Arc<Run>,
-    class: Class,
-    handle: Handle,
-    open: Option<Open>,
-    finishing: JoinSet<()>,
-}
-
-struct Open {
-    put: Box<dyn PutObject>,
-    preamble: Preamble,
-    hash: blake3::Hasher,
-    length: u64,
-    packed: Packed,
-}
-
-impl Packer {
-    fn new(run: Arc<Run>, class: Class, handle: Handle) -> Self {
-        Self { run, class, handle, open: None, finishing: JoinSet::new() }
-    }
-
-    /// Works until all senders are gone. After a failure it goes on taking, so that nobody waits for it.
-    fn work(mut self, groups: &Receiver<Group>) {
-        for group in groups {
-            if self.run.failure.get().is_some() {
-                continue;
-            }
-            if let Err(e) = self.add(group) {
-                self.run.fail(e);
-            }
-        }
-        if self.run.failure.get().is_none()
-            && let Err(e) = self.close()
-        {
-            self.run.fail(e);
-        }
-        if let Some(open) = self.open.take() {
-            self.handle.block_on(open.put.abort());
-        }
-        while self.handle.block_on(self.finishing.join_next()).is_some() {}
-    }
-
-    fn add(&mut self, group: Group) -> Result<()> {
-        let run = self.run.clone();
-        let config = &run.repository.config;
-        let room: u64 = group.frames.iter().map(|f| f.bytes.len() as u64).sum();
-        if let Some(open) = &self.open
-            && open.length + room > config.packfile_bytes
-            && open.length > PREAMBLE as u64
-        {
-            self.close()?;
-        }
-        if self.open.is_none() {
-            self.open = Some(self.begin()?);
-        }
-        let Some(open) = &mut self.open else { return Ok(()) };
-        let first = open.packed.frames.len() as u32;
-        for frame in group.frames {
-            open.packed.frames.push(FrameRecord { offset: open.length as u32, ..frame.record });
-            open.write(&self.handle, frame.bytes)?;
-        }
-        open.packed.blobs.extend(group.blobs.iter().map(|b| BlobRecord { frame: b.frame + first, ..*b }));
-        Ok(())
-    }
-
-    fn begin(&self) -> Result<Open> {
-        let id = ObjectId::random();
-        let area = area_of(self.class);
-        let keys = &self.run.repository.keys;
-        let preamble = Preamble::new(area, keys.store(), keys.is_sealed());
-        let record = PackfileRecord {
-            id,
-            checksum: [0; 32],
-            length: 0,
-            first_frame: 0,
-            frames: 0,
-            key: 0,
-            class: self.class,
-        };
-        let mut open = Open {
-            put: self.handle.block_on(self.run.repository.store.put(ObjectName::new(area, id)))?,
-            preamble,
-            hash: blake3::Hasher::new(),
-            length: 0,
-            packed: Packed { record, frames: Vec::new(), blobs: Vec::new() },
-        };
-        open.write(&self.handle, Bytes::copy_from_slice(&preamble.encode()))?;
-        Ok(open)
-    }
-
-    /// Ends the open packfile. Its acknowledgement is waited for elsewhere, up to a few at once.
-    fn close(&mut self) -> Result<()> {
-        let Some(mut open) = self.open.take() else { return Ok(()) };
-        let run = self.run.clone();
-        let id = open.packed.record.id;
-        let keys = &run.repository.keys;
-        let end = encode_end(keys, &open.preamble, id, self.class, &run.wrapped, &open.packed.frames);
-        if let Err(e) = open.write(&self.handle, end.into()) {
-            self.handle.block_on(open.put.abort());
-            return Err(e);
-        }
-        let Open { put, hash, length, mut packed, .. } = open;
-        packed.record.checksum = *hash.finalize().as_bytes();
-        packed.record.length = length;
-        packed.record.frames = packed.frames.len() as u32;
-        while self.finishing.len() >= UNACKNOWLEDGED {
-            self.handle.block_on(self.finishing.join_next());
-        }
-        let finish = async move {
-            let done = async {
-                put.finish().await?;
-                run.added_bytes.fetch_add(length, Ordering::Relaxed);
-                run.acknowledge(packed).await
-            };
-            if let Err(e) = done.await {
-                run.fail(e);
-            }
-        };
-        self.finishing.spawn_on(finish, &self.handle);
-        Ok(())
-    }
-}
-
-impl Open {
-    fn write(&mut self, handle: &Handle, bytes: Bytes) -> Result<()> {
-        self.hash.update(&bytes);
-        self.length += bytes.len() as u64;
-        Ok(handle.block_on(self.put.write(bytes))?)
     }
 }
 

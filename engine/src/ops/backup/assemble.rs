@@ -153,7 +153,7 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub(super) struct Directory {
     /// The parent, and the slot there; `None` for `/`.
-    parent: Option<(Arc<Directory>, usize)>,
+    parent: Option<(Arc<Self>, usize)>,
     pub(super) path: Vec<u8>,
     /// Its own entry, without node and summary.
     own: Entry,
@@ -253,18 +253,18 @@ impl Directory {
             }
         }
         let unchanged = !self.changed.load(Ordering::Relaxed) && assembly.previous.is_trusted();
-        let node = match self.node {
-            Some(node) if unchanged => node,
-            _ => {
-                let key = *assembly.run.repository().keys().chunker();
-                let node = tree::build::directory(&entries, &key, |blob| assembly.put_meta(&blob))?;
-                if self.cached {
-                    let parent = self.parent.as_ref().map_or(&b""[..], |(p, _)| &p.path);
-                    assembly.previous.stage(&self.path, parent, node, &entries, &stamps)?;
-                }
-                node
+        let reused = self.node.filter(|_| unchanged);
+        let node = match reused {
+            Some(node) => node,
+            None => {
+                let key = assembly.run.repository().keys().chunker();
+                tree::build::directory(&entries, key, |blob| assembly.put_meta(&blob))?
             }
         };
+        if self.cached && (reused.is_none() || assembly.previous.is_without_cache()) {
+            let parent = self.parent.as_ref().map_or(&b""[..], |(p, _)| &p.path);
+            assembly.previous.stage(&self.path, parent, node, &entries, &stamps)?;
+        }
         Ok(Entry { detail: Detail::Directory { node, below }, ..self.own.clone() })
     }
 }

@@ -114,6 +114,11 @@ impl Previous {
         self.trusted
     }
 
+    /// Whether the file cache begins anew, so that unchanged directories must be kept too.
+    pub(super) fn is_without_cache(&self) -> bool {
+        self.base.is_none()
+    }
+
     /// Names a directory in the cache.
     pub(super) fn hash(&self, path: &[u8]) -> [u8; 16] {
         short_hash(&self.key, path)

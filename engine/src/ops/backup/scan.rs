@@ -1,31 +1,22 @@
 //! Scanning: walks the source in order, decides what has changed, hands changed files to the readers in units.
-//!
-//! Listings are read ahead by a few threads, in the order in which the walk will want them, and not further than a
-//! number of entries.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
+use super::ahead::{Ahead, Job};
 use super::assemble::{Assembly, Begin, Directory, Slot, join, missing};
 use super::exclude::Excludes;
 use super::previous::PreviousDirectory;
 use super::read::{FileTask, Unit};
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::importer::{ImportError, Importer, Listed, SourceDirectory, SourceEntry, Stamp};
+use crate::importer::{ImportError, Listed, SourceDirectory, SourceEntry, Stamp};
 use crate::meta::{Kind, Metadata};
-use crate::monitor::{Event, Monitor};
-use crate::ops::Cancel;
+use crate::monitor::Event;
 use crate::tree::{Contents, Detail, Entry};
 
-/// Threads that read listings ahead.
-const LISTERS: usize = 6;
-/// Entries that may be listed and not yet walked.
-const AHEAD_ENTRIES: usize = 20_000;
-/// Directories that may be open for that.
-const AHEAD_DIRECTORIES: usize = 256;
 /// A unit is handed out when its files reach this size, or this number.
 const UNIT_BYTES: u64 = 1 << 20;
 const UNIT_FILES: usize = 256;
@@ -54,7 +45,7 @@ enum What {
 /// The part of the tree above the roots.
 #[derive(Default)]
 struct Way {
-    below: BTreeMap<Vec<u8>, Way>,
+    below: BTreeMap<Vec<u8>, Self>,
     root: bool,
 }
 
@@ -72,127 +63,11 @@ impl Way {
     }
 }
 
-type Opened = (Arc<dyn SourceDirectory>, Vec<Listed>);
-
-/// A listing that somebody will read: a lister, or the walk itself when it gets there first.
-struct Job {
-    parent: Arc<dyn SourceDirectory>,
-    name: Vec<u8>,
-    state: Mutex<JobState>,
-    changed: Condvar,
-}
-
-enum JobState {
-    Waiting,
-    Running,
-    Done(Result<Opened, ImportError>),
-    Taken,
-}
-
-impl Job {
-    fn list(&self) -> Result<Opened, ImportError> {
-        let directory = self.parent.open_directory(&self.name)?;
-        let listed = directory.list()?;
-        Ok((directory, listed))
-    }
-}
-
-#[derive(Default)]
-struct Queue {
-    jobs: Vec<Arc<Job>>,
-    ahead_entries: usize,
-    ahead_directories: usize,
-    closed: bool,
-}
-
-/// Reads listings ahead.
-#[derive(Default)]
-struct Ahead {
-    queue: Mutex<Queue>,
-    wake: Condvar,
-}
-
-impl Ahead {
-    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds listings; the last one is wanted first.
-    fn push(&self, jobs: impl Iterator<Item = Arc<Job>>) {
-        self.queue().jobs.extend(jobs);
-        self.wake.notify_all();
-    }
-
-    fn close(&self) {
-        self.queue().closed = true;
-        self.wake.notify_all();
-    }
-
-    fn work(&self) {
-        loop {
-            let job = {
-                let mut q = self.queue();
-                loop {
-                    if q.closed {
-                        return;
-                    }
-                    let room = q.ahead_entries < AHEAD_ENTRIES && q.ahead_directories < AHEAD_DIRECTORIES;
-                    if room && let Some(job) = q.jobs.pop() {
-                        q.ahead_directories += 1;
-                        break job;
-                    }
-                    q = self.wake.wait(q).unwrap_or_else(PoisonError::into_inner);
-                }
-            };
-            {
-                let mut state = job.state.lock().unwrap_or_else(PoisonError::into_inner);
-                if !matches!(*state, JobState::Waiting) {
-                    self.queue().ahead_directories -= 1;
-                    continue;
-                }
-                *state = JobState::Running;
-            }
-            let listed = job.list();
-            self.queue().ahead_entries += listed.as_ref().map_or(0, |(_, l)| l.len());
-            *job.state.lock().unwrap_or_else(PoisonError::into_inner) = JobState::Done(listed);
-            job.changed.notify_all();
-        }
-    }
-
-    /// A listing, now.
-    fn take(&self, job: &Job) -> Result<Opened, ImportError> {
-        let mut state = job.state.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match std::mem::replace(&mut *state, JobState::Taken) {
-                JobState::Waiting | JobState::Taken => {
-                    drop(state);
-                    return job.list();
-                }
-                JobState::Running => {
-                    *state = JobState::Running;
-                    state = job.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-                JobState::Done(listed) => {
-                    drop(state);
-                    let mut q = self.queue();
-                    q.ahead_directories -= 1;
-                    q.ahead_entries -= listed.as_ref().map_or(0, |(_, l)| l.len());
-                    drop(q);
-                    self.wake.notify_one();
-                    return listed;
-                }
-            }
-        }
-    }
-}
-
 /// Walks the whole source. Ends early when the run fails or is cancelled.
 pub(super) fn scan(assembly: &Arc<Assembly>, excludes: &Excludes, units: Sender<Unit>) -> Result<()> {
     let ahead = Ahead::default();
     std::thread::scope(|s| {
-        for _ in 0..LISTERS {
-            s.spawn(|| ahead.work());
-        }
+        ahead.start(s);
         let mut walk =
             Walk { assembly, excludes, units, unit: Unit::default(), ahead: &ahead, stack: Vec::new() };
         let walked = walk.run();
@@ -401,9 +276,7 @@ impl Walk<'_> {
             let what = if now.mount_point {
                 What::MountPoint
             } else {
-                let state = Mutex::new(JobState::Waiting);
-                let job =
-                    Arc::new(Job { parent: handle.clone(), name: now.name, state, changed: Condvar::new() });
+                let job = Arc::new(Job::new(handle.clone(), now.name));
                 jobs.push(job.clone());
                 What::Below(job)
             };
@@ -490,59 +363,4 @@ fn plain_directory(name: &[u8]) -> SourceEntry {
         target: None,
         mount_point: false,
     }
-}
-
-/// Lists what a backup would take, and returns how many paths could not be listed.
-pub(super) fn dry_run(
-    source: &dyn Importer,
-    excludes: &Excludes,
-    monitor: &dyn Monitor,
-    cancel: &Cancel,
-) -> Result<u64> {
-    let mut errors = 0;
-    let mut failed = |path: &[u8], e: &ImportError| {
-        errors += 1;
-        monitor.event(Event::Failed { path, reason: &e.to_string() });
-    };
-    let mut stack: Vec<(Vec<u8>, Option<Arc<dyn SourceDirectory>>)> = Vec::new();
-    for root in source.roots() {
-        match source.entry(root) {
-            Ok(e) if e.meta.kind == Kind::Directory => stack.push((root.clone(), None)),
-            Ok(e) => monitor.event(Event::Entry { path: root, bytes: e.meta.size }),
-            Err(e) => failed(root, &e),
-        }
-    }
-    while let Some((path, parent)) = stack.pop() {
-        cancel.check()?;
-        monitor.event(Event::Entry { path: &path, bytes: 0 });
-        let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
-        let opened = match &parent {
-            Some(parent) => parent.open_directory(name),
-            None => source.directory(&path),
-        };
-        let listed = opened.and_then(|d| d.list().map(|l| (d, l)));
-        let (directory, listed) = match listed {
-            Ok(l) => l,
-            Err(e) => {
-                failed(&path, &e);
-                continue;
-            }
-        };
-        for (name, now) in listed.into_iter().rev() {
-            let at = join(&path, &name);
-            match now {
-                Err(e) => failed(&at, &e),
-                Ok(now) => {
-                    let is_directory = now.meta.kind == Kind::Directory;
-                    if excludes.excludes(&at, is_directory) {
-                    } else if is_directory && !now.mount_point {
-                        stack.push((at, Some(directory.clone())));
-                    } else {
-                        monitor.event(Event::Entry { path: &at, bytes: now.meta.size });
-                    }
-                }
-            }
-        }
-    }
-    Ok(errors)
 }

@@ -1,0 +1,155 @@
+//! Packing: streams groups of frames into packfiles of one class, on a thread of its own, and has them acknowledged
+//! while the next is filled.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use crossbeam_channel::Receiver;
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use super::writer::{Group, Packed, Run};
+use crate::crypto::Class;
+use crate::error::Result;
+use crate::frame::FrameRecord;
+use crate::id::ObjectId;
+use crate::object::{PREAMBLE, Preamble};
+use crate::packfile::{area_of, encode_end};
+use crate::state::{BlobRecord, PackfileRecord};
+use crate::storage::{ObjectName, PutObject};
+
+/// Packfiles that may wait for their acknowledgement while the next is filled.
+const UNACKNOWLEDGED: usize = 2;
+
+/// Streams groups into packfiles of one class, on a thread of its own.
+pub(super) struct Packer {
+    run: Arc<Run>,
+    class: Class,
+    handle: Handle,
+    open: Option<Open>,
+    finishing: JoinSet<()>,
+}
+
+struct Open {
+    put: Box<dyn PutObject>,
+    preamble: Preamble,
+    hash: blake3::Hasher,
+    length: u64,
+    packed: Packed,
+}
+
+impl Packer {
+    pub(super) fn new(run: Arc<Run>, class: Class, handle: Handle) -> Self {
+        Self { run, class, handle, open: None, finishing: JoinSet::new() }
+    }
+
+    /// Works until all senders are gone. After a failure it goes on taking, so that nobody waits for it.
+    pub(super) fn work(mut self, groups: &Receiver<Group>) {
+        for group in groups {
+            if self.run.failure.get().is_some() {
+                continue;
+            }
+            if let Err(e) = self.add(group) {
+                self.run.fail(e);
+            }
+        }
+        if self.run.failure.get().is_none()
+            && let Err(e) = self.close()
+        {
+            self.run.fail(e);
+        }
+        if let Some(open) = self.open.take() {
+            self.handle.block_on(open.put.abort());
+        }
+        while self.handle.block_on(self.finishing.join_next()).is_some() {}
+    }
+
+    fn add(&mut self, group: Group) -> Result<()> {
+        let run = self.run.clone();
+        let config = &run.repository.config;
+        let room: u64 = group.frames.iter().map(|f| f.bytes.len() as u64).sum();
+        if let Some(open) = &self.open
+            && open.length + room > config.packfile_bytes
+            && open.length > PREAMBLE as u64
+        {
+            self.close()?;
+        }
+        if self.open.is_none() {
+            self.open = Some(self.begin()?);
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let first = open.packed.frames.len() as u32;
+        for frame in group.frames {
+            open.packed.frames.push(FrameRecord { offset: open.length as u32, ..frame.record });
+            open.write(&self.handle, frame.bytes)?;
+        }
+        open.packed.blobs.extend(group.blobs.iter().map(|b| BlobRecord { frame: b.frame + first, ..*b }));
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<Open> {
+        let id = ObjectId::random();
+        let area = area_of(self.class);
+        let keys = &self.run.repository.keys;
+        let preamble = Preamble::new(area, keys.store(), keys.is_sealed());
+        let record = PackfileRecord {
+            id,
+            checksum: [0; 32],
+            length: 0,
+            first_frame: 0,
+            frames: 0,
+            key: 0,
+            class: self.class,
+        };
+        let mut open = Open {
+            put: self.handle.block_on(self.run.repository.store.put(ObjectName::new(area, id)))?,
+            preamble,
+            hash: blake3::Hasher::new(),
+            length: 0,
+            packed: Packed { record, frames: Vec::new(), blobs: Vec::new() },
+        };
+        open.write(&self.handle, Bytes::copy_from_slice(&preamble.encode()))?;
+        Ok(open)
+    }
+
+    /// Ends the open packfile. Its acknowledgement is waited for elsewhere, up to a few at once.
+    fn close(&mut self) -> Result<()> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let run = self.run.clone();
+        let id = open.packed.record.id;
+        let keys = &run.repository.keys;
+        let end = encode_end(keys, &open.preamble, id, self.class, &run.wrapped, &open.packed.frames);
+        if let Err(e) = open.write(&self.handle, end.into()) {
+            self.handle.block_on(open.put.abort());
+            return Err(e);
+        }
+        let Open { put, hash, length, mut packed, .. } = open;
+        packed.record.checksum = *hash.finalize().as_bytes();
+        packed.record.length = length;
+        packed.record.frames = packed.frames.len() as u32;
+        while self.finishing.len() >= UNACKNOWLEDGED {
+            self.handle.block_on(self.finishing.join_next());
+        }
+        let finish = async move {
+            let done = async {
+                put.finish().await?;
+                run.added_bytes.fetch_add(length, Ordering::Relaxed);
+                run.acknowledge(packed).await
+            };
+            if let Err(e) = done.await {
+                run.fail(e);
+            }
+        };
+        self.finishing.spawn_on(finish, &self.handle);
+        Ok(())
+    }
+}
+
+impl Open {
+    fn write(&mut self, handle: &Handle, bytes: Bytes) -> Result<()> {
+        self.hash.update(&bytes);
+        self.length += bytes.len() as u64;
+        Ok(handle.block_on(self.put.write(bytes))?)
+    }
+}
