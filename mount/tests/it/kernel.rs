@@ -1,0 +1,371 @@
+//! Behind a real kernel mount.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use plakar_engine::meta::Kind;
+use plakar_engine::snapshot::Snapshot;
+use plakar_mount::config::FsConfig;
+use plakar_mount::session::Holder;
+use plakar_mount::{MountConfig, MountError, MountSession, Unmount, What};
+
+use crate::source::Node;
+use crate::store::TestStore;
+
+/// A mount that is taken down however its test ends.
+struct Mounted {
+    runtime: tokio::runtime::Runtime,
+    session: Option<MountSession>,
+    store: TestStore,
+    at: PathBuf,
+}
+
+impl Mounted {
+    fn new(prepare: impl AsyncFnOnce(&TestStore) -> FsConfig) -> Self {
+        Self::with(prepare, |_| ())
+    }
+
+    fn with(
+        prepare: impl AsyncFnOnce(&TestStore) -> FsConfig,
+        change: impl FnOnce(&mut MountConfig),
+    ) -> Self {
+        assert!(Path::new("/dev/fuse").exists(), "these tests need /dev/fuse");
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let (store, session, at) = runtime.block_on(async {
+            let store = TestStore::new().await;
+            let fs = prepare(&store).await;
+            let at = store.place.path().join("mnt");
+            fs::create_dir(&at).unwrap();
+            let mut config = MountConfig { fs, ..MountConfig::new(&at) };
+            change(&mut config);
+            let session = MountSession::start(config, store.repository.clone()).await.unwrap();
+            (store, session, at)
+        });
+        Self { runtime, session: Some(session), store, at }
+    }
+
+    /// Of one snapshot whose `/` was backed up.
+    fn tree(tree: Node) -> Self {
+        Self::new(async move |store| {
+            let snapshot = store.backup(tree, &["/"], Snapshot::empty()).await.id;
+            FsConfig { what: What::Snapshot { snapshot, path: None }, ..FsConfig::default() }
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.at.join(name)
+    }
+
+    fn unmount(&self, how: Unmount) -> Result<(), MountError> {
+        self.runtime.block_on(self.session.as_ref().unwrap().unmount(how))
+    }
+
+    fn wait(&self) {
+        let ended = async {
+            tokio::time::timeout(Duration::from_secs(10), self.session.as_ref().unwrap().wait()).await
+        };
+        self.runtime.block_on(ended).expect("the session ends").unwrap();
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _a_failed_test_has_said_so = self.unmount(Unmount::Detach);
+    }
+}
+
+fn is_mounted(at: &Path) -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().any(|l| l.split(' ').nth(4) == at.to_str())
+}
+
+fn run(program: &str, arguments: &[&str], at: &Path) -> (bool, String) {
+    let output = Command::new(program).args(arguments).arg(at).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 7_u64;
+    let byte = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 40) as u8
+    };
+    (0..len).map(byte).collect()
+}
+
+#[test]
+fn files_read_as_they_were() {
+    let contents = noise(3_500_000);
+    let m = Mounted::tree(Node::directory([("f", Node::file(contents.clone())), ("empty", Node::file(""))]));
+    assert_eq!(fs::read(m.path("f")).unwrap(), contents);
+    assert!(fs::read(m.path("empty")).unwrap().is_empty());
+    let file = File::open(m.path("f")).unwrap();
+    for (offset, len) in [(0, 1), (4095, 2), (1_048_575, 3), (3_499_999, 1), (777_777, 1_500_001)] {
+        let mut part = vec![0; len];
+        file.read_exact_at(&mut part, offset as u64).unwrap();
+        assert_eq!(part, contents[offset..offset + len], "{offset}");
+    }
+    let mut end = [0; 10];
+    assert_eq!(file.read_at(&mut end, 3_499_995).unwrap(), 5);
+    assert_eq!(file.read_at(&mut end, 3_500_000).unwrap(), 0);
+    // Through the page cache, by another way than read: cmp maps nothing, so sha256sum and dd must agree too.
+    let dd =
+        Command::new("dd").arg(format!("if={}", m.path("f").display())).args(["bs=77777"]).output().unwrap();
+    assert_eq!(dd.stdout, contents);
+}
+
+#[test]
+fn attributes_reach_programs() {
+    let m = Mounted::tree(Node::directory([
+        ("f", Node::file("hello").mode(0o640).owner(12, 34).time(-5, 250_000_000)),
+        ("l", Node::symlink("f")),
+        ("p", Node::special(Kind::Fifo, (0, 0))),
+        ("s", Node::special(Kind::Socket, (0, 0))),
+        ("dev", Node::special(Kind::CharDevice, (5, 300))),
+        ("d", Node::directory([("x", Node::file("x"))]).mode(0o2775)),
+    ]));
+    let f = fs::metadata(m.path("f")).unwrap();
+    assert_eq!((f.mode(), f.uid(), f.gid(), f.size(), f.nlink()), (0o100_640, 12, 34, 5, 1));
+    assert_eq!((f.mtime(), f.mtime_nsec()), (-5, 250_000_000));
+    assert_eq!((f.blocks(), f.blksize()), (1, 128 << 10));
+    assert_eq!(fs::read_link(m.path("l")).unwrap(), Path::new("f"));
+    assert_eq!(fs::read(m.path("l")).unwrap(), b"hello");
+    assert!(fs::symlink_metadata(m.path("p")).unwrap().file_type().is_fifo());
+    assert!(fs::symlink_metadata(m.path("s")).unwrap().file_type().is_socket());
+    let dev = fs::symlink_metadata(m.path("dev")).unwrap();
+    assert!(dev.file_type().is_char_device());
+    assert_eq!((rustix::fs::major(dev.rdev()), rustix::fs::minor(dev.rdev())), (5, 300));
+    assert_eq!(fs::metadata(m.path("d")).unwrap().mode(), 0o42775);
+    assert_eq!(fs::metadata(m.path("none")).unwrap_err().kind(), ErrorKind::NotFound);
+    // Again: the kernel has remembered that it is not there.
+    assert_eq!(fs::metadata(m.path("none")).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_hundred_thousand_entries_list_once_each() {
+    const N: usize = 100_000;
+    let entries: BTreeMap<_, _> =
+        (0..N).map(|i| (format!("entry-{i}").into_bytes(), Node::file(""))).collect();
+    let m = Mounted::tree(Node::directory_of(entries));
+    let begun = Instant::now();
+    let mut names: Vec<_> = fs::read_dir(&m.at).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), N);
+    let sizes: u64 = fs::read_dir(&m.at).unwrap().map(|e| e.unwrap().metadata().unwrap().size()).sum();
+    assert_eq!(sizes, 0);
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn names_of_one_file_are_one_file() {
+    let m = Mounted::tree(Node::directory([
+        ("a", Node::file("same").linked(1, 2)),
+        ("d", Node::directory([("b", Node::file("same").linked(1, 2))])),
+    ]));
+    let (a, b) = (fs::metadata(m.path("a")).unwrap(), fs::metadata(m.path("d/b")).unwrap());
+    assert_eq!((a.ino(), a.nlink()), (b.ino(), 2));
+    let listed = fs::read_dir(m.path("d")).unwrap().next().unwrap().unwrap();
+    assert_eq!(std::os::unix::fs::DirEntryExt::ino(&listed), a.ino());
+}
+
+#[test]
+fn holes_are_holes() {
+    let m =
+        Mounted::tree(Node::directory([("sparse", Node::sparse(5 << 30, vec![(1 << 30, noise(200_000))]))]));
+    let mut file = File::open(m.path("sparse")).unwrap();
+    assert_eq!(file.metadata().unwrap().blocks(), 391);
+    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)).unwrap(), 1 << 30);
+    assert_eq!(rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(1 << 30)).unwrap(), (1 << 30) + 200_000);
+    file.seek(SeekFrom::Start((5 << 30) - 3)).unwrap();
+    let mut end = Vec::new();
+    file.read_to_end(&mut end).unwrap();
+    assert_eq!(end, [0, 0, 0]);
+}
+
+#[test]
+fn extended_attributes_reach_programs() {
+    let m = Mounted::tree(Node::directory([("f", Node::file("x").xattr("user.colour", "blue"))]));
+    let mut value = [0_u8; 20];
+    let n = rustix::fs::getxattr(m.path("f"), "user.colour", &mut value).unwrap();
+    assert_eq!(&value[..n], b"blue");
+    let n = rustix::fs::listxattr(m.path("f"), &mut value).unwrap();
+    assert_eq!(&value[..n], b"user.colour\0");
+    let none = rustix::fs::getxattr(m.path("f"), "user.none", &mut value);
+    assert_eq!(none, Err(rustix::io::Errno::NODATA));
+    assert_eq!(
+        rustix::fs::getxattr(m.path("f"), "user.colour", &mut [0_u8; 2]),
+        Err(rustix::io::Errno::RANGE)
+    );
+}
+
+#[test]
+fn without_extended_attributes_there_are_none() {
+    let m = Mounted::tree(Node::directory([("f", Node::file("x"))]));
+    let answer = rustix::fs::getxattr(m.path("f"), "user.a", &mut [0_u8; 9]);
+    assert_eq!(answer, Err(rustix::io::Errno::OPNOTSUPP));
+}
+
+#[test]
+fn nothing_can_be_written() {
+    let m = Mounted::tree(Node::directory([("f", Node::file("x")), ("d", Node::directory([]))]));
+    let read_only = |what: &str, result: std::io::Result<()>| {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem, "{what}");
+    };
+    read_only("create", File::create(m.path("new")).map(drop));
+    read_only("open", fs::OpenOptions::new().write(true).open(m.path("f")).map(drop));
+    read_only("mkdir", fs::create_dir(m.path("new")));
+    read_only("unlink", fs::remove_file(m.path("f")));
+    read_only("rmdir", fs::remove_dir(m.path("d")));
+    read_only("rename", fs::rename(m.path("f"), m.path("g")));
+    read_only("link", fs::hard_link(m.path("f"), m.path("g")));
+    read_only("symlink", std::os::unix::fs::symlink("x", m.path("g")));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    read_only("chmod", fs::set_permissions(m.path("f"), mode));
+    read_only("chown", std::os::unix::fs::chown(m.path("f"), Some(1), None));
+    let none = rustix::fs::XattrFlags::empty();
+    read_only("setxattr", rustix::fs::setxattr(m.path("f"), "user.a", b"", none).map_err(Into::into));
+}
+
+#[test]
+fn views_are_live() {
+    let tree = || Node::directory([("f", Node::file("x"))]);
+    let m = Mounted::with(
+        async |store| {
+            store.backup(tree(), &["/"], Snapshot::empty()).await;
+            FsConfig::default()
+        },
+        |config| config.refresh = Some(Duration::from_millis(100)),
+    );
+    let latest = fs::read_link(m.path("latest")).unwrap();
+    assert_eq!(fs::read(m.path("latest/f")).unwrap(), b"x");
+    assert_eq!(fs::read_dir(m.path("snapshots")).unwrap().count(), 1);
+    let open = File::open(m.path("latest/f")).unwrap();
+    let first = m.store.repository.clone();
+    let first = m.runtime.block_on(async move { first.catalog().await.unwrap().snapshots[0].id });
+    m.runtime.block_on(m.store.backup(tree(), &["/"], Snapshot::empty()));
+    let within = Instant::now() + Duration::from_secs(2);
+    while fs::read_link(m.path("latest")).unwrap() == latest {
+        assert!(Instant::now() < within, "the new snapshot does not show");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(fs::read_dir(m.path("snapshots")).unwrap().count(), 2);
+    m.runtime.block_on(m.store.repository.remove_snapshots(&[first], "test")).unwrap();
+    while fs::read_dir(m.path("snapshots")).unwrap().count() == 2 {
+        assert!(Instant::now() < within + Duration::from_secs(2), "the removed snapshot stays");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(fs::metadata(m.at.join(latest)).unwrap_err().kind(), ErrorKind::NotFound);
+    let mut byte = [0];
+    open.read_exact_at(&mut byte, 0).unwrap();
+    assert_eq!(&byte, b"x");
+}
+
+#[test]
+fn it_ends_by_umount() {
+    let m = Mounted::tree(Node::directory([]));
+    assert_eq!(run("umount", &[], &m.at), (true, String::new()));
+    m.wait();
+    assert!(!is_mounted(&m.at));
+    m.unmount(Unmount::IfUnused).unwrap();
+}
+
+#[test]
+fn it_ends_by_fusermount() {
+    let m = Mounted::tree(Node::directory([]));
+    assert_eq!(run("fusermount3", &["-u"], &m.at), (true, String::new()));
+    m.wait();
+    assert!(!is_mounted(&m.at));
+}
+
+#[test]
+fn it_ends_by_itself_and_says_who_keeps_it() {
+    let m = Mounted::tree(Node::directory([("f", Node::file("x"))]));
+    let mut sleeper = Command::new("sleep").arg("60").current_dir(&m.at).spawn().unwrap();
+    let busy = m.unmount(Unmount::IfUnused).unwrap_err();
+    let holder = |h: &Holder| h.pid == sleeper.id() && h.name == "sleep";
+    let named = matches!(&busy, MountError::Busy { holders, .. } if holders.iter().any(holder));
+    assert!(named, "{busy}");
+    assert!(is_mounted(&m.at));
+    m.unmount(Unmount::Detach).unwrap();
+    assert!(!is_mounted(&m.at));
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    m.wait();
+}
+
+#[test]
+fn an_old_session_leaves_a_newer_mount_alone() {
+    let m = Mounted::tree(Node::directory([("old", Node::file("x"))]));
+    assert!(run("umount", &[], &m.at).0);
+    m.wait();
+    let newer = m.runtime.block_on(async {
+        let config = MountConfig::new(&m.at);
+        MountSession::start(config, m.store.repository.clone()).await.unwrap()
+    });
+    m.unmount(Unmount::IfUnused).unwrap();
+    assert!(is_mounted(&m.at));
+    assert!(m.path("snapshots").is_dir());
+    m.runtime.block_on(newer.unmount(Unmount::IfUnused)).unwrap();
+    assert!(!is_mounted(&m.at));
+}
+
+#[test]
+fn places_that_cannot_be_mounted_on_are_refused() {
+    let m = Mounted::tree(Node::directory([]));
+    let try_at = |at: &Path| {
+        let start = MountSession::start(MountConfig::new(at), m.store.repository.clone());
+        m.runtime.block_on(start).unwrap_err()
+    };
+    assert!(matches!(try_at(&m.at), MountError::AlreadyMounted { .. }));
+    let place = m.store.place.path();
+    assert!(matches!(try_at(&place.join("none")), MountError::Mountpoint { .. }));
+    fs::write(place.join("file"), "").unwrap();
+    assert!(matches!(try_at(&place.join("file")), MountError::Mountpoint { .. }));
+    // The cache lies in it.
+    assert!(matches!(try_at(place), MountError::Overlap { .. }));
+    let inside = m.store.repository.cache().directory().join("inside");
+    fs::create_dir(&inside).unwrap();
+    assert!(matches!(try_at(&inside), MountError::Overlap { .. }));
+}
+
+#[test]
+fn other_users_are_held_to_modes() {
+    let m = Mounted::with(
+        async |store| {
+            let tree = Node::directory([
+                ("private", Node::file("x").mode(0o600).owner(0, 0)),
+                ("public", Node::file("x").mode(0o644).owner(0, 0)),
+            ]);
+            let snapshot = store.backup(tree, &["/"], Snapshot::empty()).await.id;
+            FsConfig { what: What::Snapshot { snapshot, path: None }, ..FsConfig::default() }
+        },
+        |config| config.allow_other = true,
+    );
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(m.store.place.path(), mode).unwrap();
+    let as_nobody = |name: &str| {
+        let mut command = Command::new("cat");
+        std::os::unix::process::CommandExt::uid(&mut command, 65534);
+        std::os::unix::process::CommandExt::gid(&mut command, 65534);
+        command.arg(m.path(name)).output().unwrap()
+    };
+    assert_eq!(as_nobody("public").stdout, b"x");
+    let refused = as_nobody("private");
+    assert!(!refused.status.success() && refused.stdout.is_empty());
+}
+
+#[test]
+fn the_system_shows_what_it_is() {
+    let m = Mounted::tree(Node::directory([("f", Node::file(noise(1_000_000)))]));
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|l| l.split(' ').nth(4) == m.at.to_str()).unwrap();
+    assert!(line.contains(" ro,nosuid,nodev") && line.contains(" - fuse.plakar plakar:mem: "), "{line}");
+    let all = rustix::fs::statvfs(&m.at).unwrap();
+    assert_eq!((all.f_blocks, all.f_frsize, all.f_bavail, all.f_files), (245, 4096, 0, 1));
+}

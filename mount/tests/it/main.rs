@@ -1,0 +1,10 @@
+//! Tests of the mount: the filesystem without a kernel, and behind a real one.
+//!
+//! The tests behind a kernel need `/dev/fuse` and fail without it: a machine that cannot mount has shown nothing.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod fs;
+mod kernel;
+mod source;
+mod store;
