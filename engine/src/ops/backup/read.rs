@@ -250,6 +250,7 @@ impl Reader<'_> {
             let want = left.min((2 * most).saturating_sub(self.buffer.len() - open) as u64) as usize;
             if want > 0 {
                 let old = self.buffer.len();
+                self.buffer.reserve_exact(want);
                 self.buffer.resize(old + want, 0);
                 let n = match file.read(&mut self.buffer[old..]) {
                     Ok(n) => n,

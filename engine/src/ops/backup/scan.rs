@@ -18,7 +18,7 @@ use crate::monitor::Event;
 use crate::tree::{Contents, Detail, Entry};
 
 /// A unit is handed out when its files reach this size, or this number.
-const UNIT_BYTES: u64 = 1 << 20;
+const UNIT_BYTES: u64 = 512 << 10;
 const UNIT_FILES: usize = 256;
 
 /// A directory to walk.
