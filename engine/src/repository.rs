@@ -8,6 +8,7 @@ mod index;
 mod packer;
 pub mod reader;
 pub mod recent;
+mod scrub;
 mod segment;
 mod states;
 pub mod writer;
@@ -203,6 +204,9 @@ impl Probe {
                 .ok()
                 .filter(|c| c.sealed && c.store == slot.store && Config::verify(bytes, &keys))
         };
+        for s in self.slots.iter().filter(|s| good(&s.config).is_none()) {
+            notices.push(format!("the copy of CONFIG in key slot {} is damaged", s.id.short()));
+        }
         let from_store = self.config_bytes.as_ref().ok().and_then(|b| good(b));
         let config = match from_store {
             Some(c) => c,

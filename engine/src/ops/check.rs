@@ -77,9 +77,7 @@ pub async fn check(
         bad: HashMap::new(),
         bad_nodes: HashMap::new(),
     };
-    for (id, reason) in repository.unreadable_states() {
-        check.problem(format!("states/{id}").as_bytes(), &reason);
-    }
+    check.objects(depth).await?;
     let mut starts = Vec::new();
     for (snapshot, path) in what {
         match check.vfs.resolve(snapshot, path).await {
@@ -140,6 +138,28 @@ fn named(snapshot: &Snapshot, path: &[u8]) -> Vec<u8> {
 }
 
 impl Check {
+    /// Looks at the objects themselves: those that could not be read, and in a full check every state and the two
+    /// ends of every packfile, which no tree leads to.
+    async fn objects(&mut self, depth: Depth) -> Result<()> {
+        let repository = self.repository.clone();
+        let mut problems: Vec<(String, String)> = Vec::new();
+        let notices = repository.notices().iter();
+        problems.extend(notices.map(|n| ("the store's keys".to_owned(), n.clone())));
+        problems
+            .extend(repository.unreadable_states().into_iter().map(|(id, e)| (format!("states/{id}"), e)));
+        problems.extend(self.catalog.unreadable.iter().map(|(name, e)| (name.to_string(), report(e))));
+        if depth == Depth::Full {
+            problems.extend(repository.damaged_states().await?);
+            problems.extend(repository.damaged_packfiles(&self.index).await?);
+        }
+        problems.sort();
+        problems.dedup_by(|a, b| a.0 == b.0);
+        for (object, reason) in problems {
+            self.problem(object.as_bytes(), &reason);
+        }
+        Ok(())
+    }
+
     fn problem(&mut self, path: &[u8], reason: &str) {
         self.monitor.event(Event::Failed { path, reason });
         self.report.problems.push((String::from_utf8_lossy(path).into_owned(), reason.into()));
@@ -302,3 +322,6 @@ impl Check {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

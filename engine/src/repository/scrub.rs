@@ -1,0 +1,107 @@
+//! Reading objects for their own sake: what no tree leads to, and only a check would notice.
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+
+use super::index::Index;
+use super::states::{RecordSink, StateReader};
+use super::{Repository, report};
+use crate::error::{Error, Result};
+use crate::object::{PREAMBLE, Preamble};
+use crate::packfile::{TRAILER, area_of, decode_footer, decode_trailer};
+use crate::state::{PackfileRecord, Table};
+use crate::storage::{Area, Listed, ObjectName};
+use crate::vfs::is_damage;
+use crate::wire::WireError;
+
+/// Bytes fetched with a packfile's end: most footers are shorter.
+const END: u64 = 64 << 10;
+/// Objects looked at side by side.
+const PARALLEL: usize = 8;
+
+/// An object's name and what is wrong with it.
+type Damage = (String, String);
+
+struct Discard;
+
+impl RecordSink for Discard {
+    fn record(&mut self, _table: Table, _record: &[u8]) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Sorts damage from failures of the store.
+fn damage(name: ObjectName, done: Result<()>) -> Result<Option<Damage>> {
+    match done {
+        Ok(()) => Ok(None),
+        Err(e) if is_damage(&e) || matches!(e, Error::Newer { .. }) => {
+            Ok(Some((name.to_string(), report(&e))))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+impl Repository {
+    /// Reads every state whole, from the store.
+    pub(crate) async fn damaged_states(&self) -> Result<Vec<Damage>> {
+        let listed = self.store.list(Area::States).await?;
+        let all = stream::iter(listed).map(|l| async move {
+            let read = async {
+                StateReader::open(&self.store, &self.keys, l).await?.read(&self.keys, &mut Discard).await
+            };
+            damage(ObjectName::new(Area::States, l.id), read.await)
+        });
+        collect(all.buffer_unordered(PARALLEL)).await
+    }
+
+    /// Looks at length, beginning and footer of every packfile of the index.
+    pub(crate) async fn damaged_packfiles(&self, index: &Index) -> Result<Vec<Damage>> {
+        let (data, meta) = futures::try_join!(self.store.list(Area::Data), self.store.list(Area::Meta))?;
+        let there: std::collections::HashMap<_, Listed> =
+            data.into_iter().chain(meta).map(|l| (l.id, l)).collect();
+        let packfiles = index.all_packfiles()?;
+        let all =
+            stream::iter(packfiles).map(|p| {
+                let listed = there.get(&p.id).copied();
+                async move {
+                    damage(ObjectName::new(area_of(p.class), p.id), self.look_at_packfile(&p, listed).await)
+                }
+            });
+        collect(all.buffer_unordered(PARALLEL)).await
+    }
+
+    async fn look_at_packfile(&self, p: &PackfileRecord, listed: Option<Listed>) -> Result<()> {
+        let area = area_of(p.class);
+        let name = ObjectName::new(area, p.id);
+        let bad = |what| Error::object(name, WireError::Malformed(what));
+        match listed {
+            None if self.removals_now().removals.is_doomed(&p.id) => return Ok(()),
+            None => return Err(Error::damaged(name, "it is missing")),
+            Some(l) if l.len != p.length => return Err(bad("length")),
+            Some(_) => {}
+        }
+        let mut start = p.length.saturating_sub(END);
+        let mut end: Bytes = self.store.get(name, Some(start..p.length)).await?;
+        let trailer = end.last_chunk::<TRAILER>().ok_or_else(|| bad("trailer"))?;
+        let footer = u64::from(decode_trailer(trailer).map_err(|e| Error::object(name, e))?);
+        let footer_start = (p.length - TRAILER as u64).checked_sub(footer).ok_or_else(|| bad("footer"))?;
+        if footer_start < start {
+            start = footer_start;
+            end = self.store.get(name, Some(start..p.length)).await?;
+        }
+        let first = self.store.get(name, Some(0..PREAMBLE as u64)).await?;
+        let (preamble, _) = Preamble::decode(area, &first).map_err(|e| Error::object(name, e))?;
+        let stored = &end[(footer_start - start) as usize..end.len() - TRAILER];
+        let footer =
+            decode_footer(&self.keys, &preamble, p.id, stored).map_err(|e| Error::object(name, e))?;
+        if footer.frames.len() != p.frames as usize || footer.class != p.class {
+            return Err(bad("footer: it and the state differ"));
+        }
+        Ok(())
+    }
+}
+
+async fn collect(found: impl stream::Stream<Item = Result<Option<Damage>>>) -> Result<Vec<Damage>> {
+    let found: Vec<_> = found.collect().await;
+    found.into_iter().filter_map(Result::transpose).collect()
+}
