@@ -1,0 +1,148 @@
+//! The commands: one module each, with its options, what it does with the engine, and what it prints.
+
+pub(crate) mod backup;
+pub(crate) mod cache;
+pub(crate) mod cat;
+pub(crate) mod check;
+pub(crate) mod create;
+pub(crate) mod help;
+pub(crate) mod info;
+pub(crate) mod key;
+pub(crate) mod ls;
+pub(crate) mod mount;
+pub(crate) mod restore;
+pub(crate) mod rm;
+pub(crate) mod umount;
+pub(crate) mod version;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use plakar_engine::error::Error;
+use plakar_engine::ops::Cancel;
+use plakar_engine::repository::Repository;
+use plakar_engine::repository::catalog::Catalog;
+use plakar_engine::repository::recent::RecentFrames;
+use plakar_engine::select::{Filter, Spec};
+use plakar_engine::snapshot::Snapshot;
+use plakar_engine::vfs::Vfs;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::Command;
+use crate::context::AppContext;
+use crate::exit_code::ExitCode;
+use crate::screen::{self, Output};
+use crate::{text, time};
+
+/// Runs a command.
+pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Result<ExitCode> {
+    if context.globals.concurrency.is_some() {
+        context.notice("-concurrency has no effect: the number of workers follows -cpu");
+    }
+    match command {
+        Command::Create(args) => Box::pin(create::run(context, args)).await,
+        Command::Backup(args) => Box::pin(backup::run(context, *args)).await,
+        Command::Ls(args) => Box::pin(ls::run(context, *args)).await,
+        Command::Cat(args) => Box::pin(cat::run(context, args)).await,
+        Command::Info(args) => Box::pin(info::run(context, args)).await,
+        Command::Restore(args) => Box::pin(restore::run(context, *args)).await,
+        Command::Check(args) => Box::pin(check::run(context, *args)).await,
+        Command::Mount(args) => Box::pin(mount::run(context, *args)).await,
+        Command::Umount(args) => Box::pin(umount::run(context, args)).await,
+        Command::Rm(args) => Box::pin(rm::run(context, *args)).await,
+        Command::Key(args) => Box::pin(key::run(context, args)).await,
+        Command::Cache(args) => cache::run(context, args),
+        Command::Version(_) => version::run(context),
+        Command::Help(args) => help::run(&args),
+    }
+}
+
+/// A cancellation that SIGINT and SIGTERM ask for; a second one ends the process at once.
+fn cancel_on_signals(what_is_kept: &'static str) -> anyhow::Result<Cancel> {
+    let cancel = Cancel::default();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let asked = cancel.clone();
+    tokio::spawn(async move {
+        let mut times = 0;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            times += 1;
+            if times > 1 {
+                std::process::exit(ExitCode::Interrupted as i32);
+            }
+            asked.cancel();
+            screen::line(&format!("stopping; {what_is_kept}. Once more to stop at once."));
+        }
+    });
+    Ok(cancel)
+}
+
+/// Reads snapshots, keeping what was decoded last.
+async fn vfs(repository: &Arc<Repository>) -> anyhow::Result<Vfs> {
+    repository.index().await?;
+    Ok(Vfs::new(repository.clone(), Arc::new(RecentFrames::new(repository.clone()))))
+}
+
+/// Finds what `ID[:PATH]` means: the snapshot, and the path as an absolute one.
+fn find(argument: &OsStr, catalog: &Catalog, filter: &Filter) -> anyhow::Result<(Arc<Snapshot>, Vec<u8>)> {
+    let spec = Spec::parse(argument.as_bytes());
+    if spec.id.is_empty() {
+        // `:PATH`, and `/PATH` as Plakar takes it, would be about the latest one; say how to say that.
+        let path = spec.path.map(|p| String::from_utf8_lossy(&p).into_owned()).unwrap_or_default();
+        let failure = crate::report::Failure::new("no snapshot is named before the colon");
+        return Err(failure.with_hint(format!("for the newest one write latest:{path}")).into());
+    }
+    let snapshot = spec.find(catalog, filter)?;
+    let path = spec.resolve_path(&snapshot);
+    Ok((snapshot, path))
+}
+
+/// The newest snapshot that fits.
+fn newest(catalog: &Catalog, filter: &Filter) -> anyhow::Result<Arc<Snapshot>> {
+    let what = if filter.is_empty() { "is in the store" } else { "fits these options" };
+    let found = filter.select(catalog).into_iter().next();
+    found.ok_or_else(|| Error::NoSnapshot { what: what.into() }.into())
+}
+
+/// Tells of snapshots that cannot be read; whether there are any.
+fn report_broken(context: &AppContext, catalog: &Catalog) -> bool {
+    let mut broken: Vec<(String, String)> = Vec::new();
+    for (id, e) in &catalog.broken {
+        broken.push((format!("snapshot {}", id.short()), plakar_engine::repository::report(e)));
+    }
+    for (name, e) in &catalog.unreadable {
+        broken.push((name.to_string(), plakar_engine::repository::report(e)));
+    }
+    for (what, reason) in &broken {
+        if context.json() {
+            let event = serde_json::json!({ "type": "error", "object": what, "reason": reason });
+            screen::line(&event.to_string());
+        } else {
+            screen::line(&format!("error: {what} cannot be read: {reason}"));
+        }
+    }
+    !broken.is_empty()
+}
+
+/// A snapshot on a line, as `ls` shows it.
+fn snapshot_line(s: &Snapshot, full_id: bool, tags: bool) -> (String, Vec<u8>) {
+    let id = if full_id { s.id.to_string() } else { s.id.short() };
+    let duration = text::whole_seconds(std::time::Duration::from_nanos(s.duration_ns));
+    let line =
+        format!("{} {id:>10} {:>9} {duration:>9} ", time::show_ns(s.time_ns), text::size(s.summary().bytes));
+    let mut roots = s.roots.join(&b","[..]);
+    if tags && !s.tags.is_empty() {
+        roots.extend_from_slice(format!(" tags={}", s.tags.join(",")).as_bytes());
+    }
+    (line, roots)
+}
+
+/// Writes a snapshot's line.
+fn write_snapshot(out: &mut Output, s: &Snapshot, full_id: bool, tags: bool) -> anyhow::Result<()> {
+    let (line, roots) = snapshot_line(s, full_id, tags);
+    out.named(line, &roots)
+}

@@ -1,0 +1,297 @@
+//! `plakar backup`.
+
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use plakar_connectors::fs::{FsImportOptions, FsImporter};
+use plakar_engine::error::ErrorKind;
+use plakar_engine::importer::Importer;
+use plakar_engine::ops::Cancel;
+use plakar_engine::ops::backup::{BackupOptions, BackupReport, backup};
+use plakar_engine::ops::check::{Depth, check};
+use plakar_engine::repository::Repository;
+use plakar_engine::snapshot::Snapshot;
+use serde_json::json;
+
+use super::version::CLIENT;
+use crate::context::AppContext;
+use crate::exit_code::ExitCode;
+use crate::progress::{Bar, Progress};
+use crate::report::Failure;
+use crate::screen::Output;
+use crate::{json, location, report, text, time};
+
+/// Back up files: make a snapshot
+///
+/// What has not changed since the last backup of the same places is neither read nor stored again. Files that cannot
+/// be read do not end the backup: they are named as it goes and at the end, kept in the snapshot as such (`plakar
+/// info -errors ID`), and the exit code is 3. Ctrl-C stops it; what was uploaded by then is found again by the next one.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  plakar backup\n  plakar backup -tag daily -ignore '*.o' /home /etc")]
+pub(crate) struct BackupArgs {
+    /// Name of the snapshot
+    #[arg(long, value_name = "TEXT", default_value = "default")]
+    name: String,
+    /// Category, free text to choose by
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    category: String,
+    /// Environment, free text to choose by
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    environment: String,
+    /// Perimeter, free text to choose by
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    perimeter: String,
+    /// Job, free text to choose by
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    job: String,
+    /// Tags, separated by commas [PLAKAR_TAGS]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    tag: Vec<String>,
+    /// Leave out what a gitignore pattern fits; repeatable
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) ignore: Vec<String>,
+    /// Leave out what the patterns in a file fit; repeatable, and before those of -ignore
+    #[arg(long, value_name = "FILE")]
+    ignore_file: Vec<PathBuf>,
+    /// Stay on the file systems of the given paths
+    #[arg(long)]
+    one_file_system: bool,
+    /// Do not back up extended attributes and ACLs
+    #[arg(long)]
+    no_xattr: bool,
+    /// Read every file, changed or not
+    #[arg(long)]
+    reread: bool,
+    /// What tells that a file has not changed: the last backup, or nothing
+    #[arg(long, value_name = "CACHE", default_value = "vfs", value_parser = ["vfs", "no"])]
+    cache: String,
+    /// Check the new snapshot at once, reading all its data from the store
+    #[arg(long)]
+    check: bool,
+    /// List what would be backed up, and store nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Say that the backup was made then; not in the future
+    #[arg(long, value_name = "TIME", value_parser = time::parse_argument)]
+    force_timestamp: Option<i64>,
+    /// Show no progress
+    #[arg(long)]
+    no_progress: bool,
+    /// Taken for the sake of scripts: packfiles go straight to the store
+    #[arg(long, value_name = "WHERE", hide = true)]
+    packfiles: Option<OsString>,
+    /// Option of the source: dont_traverse_fs=true
+    #[arg(long = "o", value_name = "KEY=VALUE")]
+    options: Vec<String>,
+    /// What to back up: files or directories, by default the current directory
+    #[arg(value_name = "PATH")]
+    paths: Vec<OsString>,
+}
+
+/// The largest file of patterns.
+const MAX_PATTERNS: u64 = 16 << 20;
+
+/// Runs it.
+pub(crate) async fn run(context: &AppContext, args: BackupArgs) -> anyhow::Result<ExitCode> {
+    if args.packfiles.is_some() {
+        context.notice("-packfiles has no effect: packfiles go straight to the store");
+    }
+    let source = source(context, &args)?;
+    let options = BackupOptions {
+        ignore: patterns(&args)?,
+        reread: args.reread || args.cache == "no",
+        dry_run: args.dry_run,
+        header: Some(header(context, &args, &*source)?),
+    };
+    let repository = context.open().await?;
+    let cancel = super::cancel_on_signals("what was uploaded is kept")?;
+    let bar = if args.no_progress || args.dry_run { Bar::Unwanted } else { Bar::Wanted };
+    let lists = args.dry_run || context.globals.verbose;
+    let progress = Progress::begin(context, "backup", bar, lists);
+    let done = Box::pin(backup(&repository, source, options, progress.clone(), cancel.clone())).await;
+    progress.end();
+    let done = done.map_err(|e| match e.kind() {
+        ErrorKind::Cancelled => {
+            Failure::new("the backup was stopped before it was whole: there is no snapshot of it")
+                .with_code(ExitCode::Interrupted)
+                .with_hint("what was uploaded is kept: the same backup again goes on from there")
+                .into()
+        }
+        _ => anyhow::Error::new(e).context("the backup failed"),
+    })?;
+    if args.dry_run {
+        progress.list_failures(done.errors, None);
+    } else {
+        let id = done.snapshot.id.short();
+        progress.list_failures(done.errors, Some(&format!("`plakar info -errors {id}`")));
+    }
+    summarize(context, &args, &done, &progress)?;
+    if done.errors > 0 {
+        return Ok(ExitCode::CompletedWithErrors);
+    }
+    if args.check && !args.dry_run {
+        return check_new(context, &repository, done.snapshot, cancel).await;
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn source(context: &AppContext, args: &BackupArgs) -> anyhow::Result<Arc<dyn Importer>> {
+    let mut options = FsImportOptions { one_file_system: args.one_file_system, xattrs: !args.no_xattr };
+    for option in &args.options {
+        let known: Option<bool> = match option.split_once('=') {
+            Some(("dont_traverse_fs", value)) => value.parse().ok(),
+            _ => None,
+        };
+        options.one_file_system |= known.ok_or_else(|| {
+            let text = format!("-o {option}: files take dont_traverse_fs=true or =false");
+            Failure::usage(text, Some(&["backup".into()]))
+        })?;
+    }
+    let mut paths = Vec::new();
+    for path in &args.paths {
+        paths.push(location::local(path, &context.env)?);
+    }
+    if paths.is_empty() {
+        paths.push(PathBuf::from("."));
+    }
+    match FsImporter::new(paths, options) {
+        Ok(source) => Ok(Arc::new(source)),
+        // It names the path that it is about.
+        Err(e) => Err(Failure::new(format!("cannot back up {}", report::tidy(&e.to_string())))
+            .with_hint("every path that is named must exist")
+            .into()),
+    }
+}
+
+/// Patterns of files first, in order, then those of -ignore.
+fn patterns(args: &BackupArgs) -> anyhow::Result<Vec<String>> {
+    let mut patterns = Vec::new();
+    for file in &args.ignore_file {
+        let what = || format!("cannot read the ignore file {}", file.display());
+        let mut text = String::new();
+        let opened = std::fs::File::open(file).with_context(what)?;
+        opened.take(MAX_PATTERNS).read_to_string(&mut text).with_context(what)?;
+        let is_pattern = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
+        patterns.extend(text.lines().filter(is_pattern).map(String::from));
+    }
+    patterns.extend(args.ignore.iter().cloned());
+    Ok(patterns)
+}
+
+fn header(context: &AppContext, args: &BackupArgs, source: &dyn Importer) -> anyhow::Result<Snapshot> {
+    let now = jiff::Timestamp::now().as_nanosecond() as i64;
+    if args.force_timestamp.is_some_and(|t| t > now) {
+        return Err(Failure::usage("-force-timestamp lies in the future", Some(&["backup".into()])).into());
+    }
+    let given = if args.tag.is_empty() { context.env.text("PLAKAR_TAGS").unwrap_or("") } else { "" };
+    let tags = args.tag.iter().map(String::as_str).chain(given.split(','));
+    let mut tags: Vec<String> = tags.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect();
+    let mut seen = std::collections::HashSet::new();
+    tags.retain(|t| seen.insert(t.clone()));
+    let uid = rustix::process::getuid().as_raw();
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    Ok(Snapshot {
+        time_ns: args.force_timestamp.unwrap_or(0),
+        name: args.name.clone(),
+        category: args.category.clone(),
+        environment: args.environment.clone(),
+        perimeter: args.perimeter.clone(),
+        job: args.job.clone(),
+        tags,
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        user: source.user_name(uid).unwrap_or_else(|| uid.to_string()),
+        system: std::env::consts::OS.into(),
+        architecture: std::env::consts::ARCH.into(),
+        machine: machine.trim().into(),
+        command_line: context.command_line.clone(),
+        client: CLIENT.into(),
+        ..Snapshot::empty()
+    })
+}
+
+fn summarize(
+    context: &AppContext,
+    args: &BackupArgs,
+    report: &BackupReport,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let s = &report.snapshot;
+    let mut out = Output::new();
+    if context.json() {
+        let (entries, bytes) = progress.entries();
+        let summary = match args.dry_run {
+            true => json!({
+                "type": "summary", "command": "backup", "dry_run": true,
+                "entries": entries, "bytes": bytes, "errors": report.errors,
+            }),
+            false => json!({
+                "type": "summary", "command": "backup", "dry_run": false,
+                "snapshot": json::snapshot(s),
+                "files_read": report.files_read,
+                "errors": report.errors,
+                "elapsed_seconds": progress.elapsed().as_secs_f64(),
+            }),
+        };
+        out.json(&summary)?;
+    } else if args.dry_run {
+        let (entries, bytes) = progress.entries();
+        context.notice(&format!(
+            "{} of {} would be backed up; nothing was stored",
+            text::counted(entries, "entry"),
+            text::size(bytes)
+        ));
+    } else if !context.globals.silent {
+        out.line(sentence(report, &text::duration(progress.elapsed())))?;
+    }
+    out.flush()
+}
+
+/// `1093df0c: backup completed without errors in 28.7ms (in: 1.2 MiB, out: 20.1 KiB): 12 of 1,234 files read, 1.0 GiB in all`
+fn sentence(report: &BackupReport, took: &str) -> String {
+    let s = &report.snapshot;
+    let errors = match report.errors {
+        0 => "without errors".to_owned(),
+        n => format!("with {}", text::counted(n, "error")),
+    };
+    format!(
+        "{}: backup completed {errors} in {took} (in: {}, out: {}): {} of {} read, {} in all",
+        s.id.short(),
+        text::size(s.read_bytes),
+        text::size(s.added_bytes),
+        text::count(report.files_read),
+        text::counted(s.summary().files, "file"),
+        text::size(s.summary().bytes),
+    )
+}
+
+async fn check_new(
+    context: &AppContext,
+    repository: &Arc<Repository>,
+    snapshot: Snapshot,
+    cancel: Cancel,
+) -> anyhow::Result<ExitCode> {
+    let id = snapshot.id.short();
+    let progress = Progress::begin(context, "check", Bar::Wanted, false);
+    let what = [(Arc::new(snapshot), b"/".to_vec())];
+    let done = Box::pin(check(repository, &what, Depth::Full, progress.clone(), cancel)).await;
+    progress.end();
+    super::check::conclude(context, &done?, &progress, Some(&id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_is_one_line() {
+        let snapshot = Snapshot { read_bytes: 0, added_bytes: 1 << 20, ..Snapshot::empty() };
+        let report = BackupReport { snapshot, errors: 0, files_read: 3 };
+        assert_eq!(
+            sentence(&report, "28.7ms"),
+            "00000000: backup completed without errors in 28.7ms (in: 0 B, out: 1.0 MiB): 3 of 0 files read, 0 B in all"
+        );
+    }
+}

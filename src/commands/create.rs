@@ -1,0 +1,63 @@
+//! `plakar create`.
+
+use plakar_engine::repository::{self, CreateOptions};
+use serde_json::json;
+
+use crate::context::AppContext;
+use crate::exit_code::ExitCode;
+use crate::screen::Output;
+use crate::secret;
+
+/// Make a new store
+///
+/// The store is made at the place that `at STORE` names, which must be empty or not exist yet. It is encrypted under
+/// a passphrase: whoever loses it loses the backups. More keys can be added later with `plakar key add`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateArgs {
+    /// Do not encrypt: whoever can read the store's files can read the backups
+    #[arg(long)]
+    plaintext: bool,
+    /// Do not compress
+    #[arg(long)]
+    no_compression: bool,
+    /// Accept a weak passphrase without a word
+    #[arg(long)]
+    weak_passphrase: bool,
+}
+
+/// Runs it.
+pub(crate) async fn run(context: &AppContext, args: CreateArgs) -> anyhow::Result<ExitCode> {
+    let store = context.store()?;
+    // Before anybody is asked for a passphrase in vain.
+    store.prepare().await.map_err(plakar_engine::error::Error::from)?;
+    let secret = match args.plaintext {
+        true => None,
+        false => Some(match secret::given(context)? {
+            Some(secret) => {
+                if !args.weak_passphrase && !context.globals.silent {
+                    secret::warn_if_weak(&secret);
+                }
+                secret
+            }
+            None => secret::ask_new("the new store", args.weak_passphrase)?,
+        }),
+    };
+    let options = CreateOptions { no_compression: args.no_compression, ..CreateOptions::default() };
+    let config = repository::create(&store, secret.as_ref(), &options).await?;
+    let mut out = Output::new();
+    if context.json() {
+        out.json(&json!({
+            "type": "summary",
+            "command": "create",
+            "location": store.location(),
+            "store_id": config.store.to_string(),
+            "encrypted": config.sealed,
+            "compressed": config.zstd_level.is_some(),
+        }))?;
+    } else if context.is_talkative() {
+        let kind = if config.sealed { "an encrypted" } else { "a plaintext" };
+        out.line(format_args!("made {kind} store at {}", store.location()))?;
+    }
+    out.flush()?;
+    Ok(ExitCode::Ok)
+}

@@ -1,0 +1,168 @@
+//! `plakar restore`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use plakar_connectors::fs::{FsExportOptions, FsExporter};
+use plakar_engine::error::{Error, ErrorKind};
+use plakar_engine::exporter::Overwrite;
+use plakar_engine::ops::restore::{RestoreReport, restore};
+use serde_json::json;
+
+use super::{find, newest};
+use crate::cli::Query;
+use crate::context::AppContext;
+use crate::exit_code::ExitCode;
+use crate::progress::{Bar, Progress};
+use crate::report::Failure;
+use crate::screen::{self, Output};
+use crate::{json, location, text, time};
+
+/// Restore files from a snapshot
+///
+/// A directory's contents, and its own attributes, become those of the destination; a single file is put into it
+/// under its name. Without a snapshot the newest one that fits the options is restored. What fails for one entry does
+/// not end the restore: it is named as it happens and at the end, and the exit code is 3.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  plakar restore -to /tmp/back latest\n  plakar restore -to . 1093df0c:etc/passwd"
+)]
+pub(crate) struct RestoreArgs {
+    /// Where to [./plakar-<time>]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<OsString>,
+    /// What happens to a file that is there already
+    #[arg(long, value_name = "POLICY", default_value = "ask-by-error")]
+    overwrite: Policy,
+    /// Leave owners, permissions and ACLs as the system sets them for new files
+    #[arg(long)]
+    skip_permissions: bool,
+    /// Leave extended attributes and ACLs out
+    #[arg(long)]
+    no_xattr: bool,
+    /// Show no progress
+    #[arg(long)]
+    no_progress: bool,
+    #[command(flatten)]
+    query: Query,
+    /// The beginning of a snapshot's id or latest, and what to restore of it
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    pub(crate) snapshot: Option<OsString>,
+}
+
+/// What to do with what is there.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Policy {
+    /// Replace it.
+    Always,
+    /// Replace it if the one in the snapshot was modified later.
+    Newer,
+    /// Keep it, and go on.
+    Never,
+    /// Keep it, and name it as an error.
+    AskByError,
+}
+
+impl Policy {
+    fn overwrite(self) -> Overwrite {
+        match self {
+            Self::Always => Overwrite::Always,
+            Self::Newer => Overwrite::IfNewer,
+            Self::Never => Overwrite::Never,
+            Self::AskByError => Overwrite::Error,
+        }
+    }
+}
+
+/// Runs it.
+pub(crate) async fn run(context: &AppContext, args: RestoreArgs) -> anyhow::Result<ExitCode> {
+    let target = match &args.to {
+        Some(to) => location::local(to, &context.env)?,
+        None => PathBuf::from(format!("./plakar-{}", time::compact(jiff::Timestamp::now()))),
+    };
+    let repository = context.open().await?;
+    let catalog = repository.catalog().await?;
+    let filter = args.query.filter();
+    let (snapshot, path) = match &args.snapshot {
+        Some(argument) => find(argument, &catalog, &filter)?,
+        None => {
+            let snapshot = newest(&catalog, &filter)?;
+            let path = snapshot.base();
+            (snapshot, path)
+        }
+    };
+    // Before a directory is made for something that is not there.
+    super::vfs(&repository).await?.resolve(&snapshot, &path).await?;
+    let options = FsExportOptions { permissions: !args.skip_permissions, xattrs: !args.no_xattr };
+    let shown = target.display().to_string();
+    let exporter = FsExporter::new(target, args.overwrite.overwrite(), options)
+        .map_err(|source| Error::Export { what: shown.clone(), source })?;
+    let cancel = super::cancel_on_signals("files that are complete are kept")?;
+    let bar = if args.no_progress { Bar::Unwanted } else { Bar::Wanted };
+    let progress = Progress::begin(context, "restore", bar, context.globals.verbose);
+    let done =
+        Box::pin(restore(&repository, &snapshot, &path, Arc::new(exporter), progress.clone(), cancel)).await;
+    progress.end();
+    let report = done.map_err(|e| match e.kind() {
+        ErrorKind::Cancelled => {
+            Failure::new(format!("the restore to {shown} was stopped before it was whole"))
+                .with_code(ExitCode::Interrupted)
+                .with_hint("with -overwrite newer it goes on where it was")
+                .into()
+        }
+        _ => anyhow::Error::new(e).context("the restore failed"),
+    })?;
+    progress.list_failures(report.errors, None);
+    if progress.failed().iter().any(|(_, reason)| reason == "exists already") && !context.globals.silent {
+        screen::line("hint: -overwrite always, newer or never says what to do with what is there already");
+    }
+    let mut out = Output::new();
+    if context.json() {
+        out.json(&json!({
+            "type": "summary",
+            "command": "restore",
+            "snapshot": json::snapshot(&snapshot),
+            "path": String::from_utf8_lossy(&path),
+            "destination": shown,
+            "report": report,
+            "elapsed_seconds": progress.elapsed().as_secs_f64(),
+        }))?;
+    } else if !context.globals.silent {
+        let took = text::duration(progress.elapsed());
+        out.line(format_args!("{}: {}", snapshot.id.short(), sentence(&report, &took, &shown)))?;
+    }
+    out.flush()?;
+    Ok(if report.errors > 0 { ExitCode::CompletedWithErrors } else { ExitCode::Ok })
+}
+
+/// `restore completed without errors in 1.2s to ./x: 1,234 files, 56 directories, 3 others, 1.0 GiB`
+fn sentence(r: &RestoreReport, took: &str, target: &str) -> String {
+    let errors = match r.errors {
+        0 => "without errors".to_owned(),
+        n => format!("with {}", text::counted(n, "error")),
+    };
+    let mut counts = vec![text::counted(r.files, "file"), text::counted(r.directories, "directory")];
+    if r.others > 0 {
+        counts.push(text::counted(r.others, "other"));
+    }
+    if r.kept > 0 {
+        counts.push(format!("{} kept as found", text::count(r.kept)));
+    }
+    counts.push(text::size(r.bytes));
+    format!("restore completed {errors} in {took} to {target}: {}", counts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_is_one_line() {
+        let r = RestoreReport { files: 1234, directories: 1, others: 2, bytes: 1 << 30, kept: 3, errors: 1 };
+        assert_eq!(
+            sentence(&r, "1.2s", "./x"),
+            "restore completed with 1 error in 1.2s to ./x: 1,234 files, 1 directory, 2 others, 3 kept as found, 1.0 GiB"
+        );
+    }
+}

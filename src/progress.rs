@@ -1,0 +1,253 @@
+//! What is seen of long work: a bar on a terminal, JSON lines with -json, nothing in a pipe; failures always, as they
+//! happen, on stderr.
+
+mod bar;
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use plakar_engine::monitor::{Event, Monitor};
+use serde_json::{Value, json};
+
+use crate::context::AppContext;
+use crate::{json, screen, text};
+
+/// Failures that are shown again at the end.
+pub(crate) const KEPT_FAILURES: usize = 20;
+
+/// How much was done, and of how much.
+#[derive(Debug, Default)]
+struct Counters {
+    entries: AtomicU64,
+    /// Sizes of entries that are done.
+    entry_bytes: AtomicU64,
+    /// Bytes worked on, also of entries that are not done yet.
+    worked_bytes: AtomicU64,
+    total_entries: AtomicU64,
+    total_bytes: AtomicU64,
+    failures: AtomicU64,
+}
+
+impl Counters {
+    /// Entries that were taken over unread count by their size, large ones in the making by what was read of them.
+    fn bytes(&self) -> u64 {
+        let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        get(&self.entry_bytes).max(get(&self.worked_bytes))
+    }
+}
+
+/// How events are shown.
+#[derive(Debug)]
+enum Show {
+    Lines,
+    Bar(ProgressBar),
+    Json(Mutex<Instant>),
+}
+
+/// Listens to an operation.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    work: &'static str,
+    counters: Arc<Counters>,
+    show: Show,
+    began: Instant,
+    /// List every entry.
+    lists: bool,
+    /// Show failures as they happen.
+    failures_shown: bool,
+    notices_shown: bool,
+    failed: Mutex<Vec<(Vec<u8>, String)>>,
+}
+
+/// Whether to draw a bar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bar {
+    /// If there is a terminal.
+    Wanted,
+    /// Not even then.
+    Unwanted,
+}
+
+impl Progress {
+    /// Begins; `work` is what is done: `backup`. `lists` shows each entry.
+    pub(crate) fn begin(context: &AppContext, work: &'static str, bar: Bar, lists: bool) -> Arc<Self> {
+        let globals = &context.globals;
+        let terminal = std::io::stderr().is_terminal() && context.env.text("TERM") != Some("dumb");
+        let drawn = terminal
+            && bar == Bar::Wanted
+            && context.is_talkative()
+            && !globals.stdio
+            && globals.trace.is_empty()
+            && !lists;
+        let counters = Arc::<Counters>::default();
+        let show = match (context.json(), drawn) {
+            (true, _) => Show::Json(Mutex::new(Instant::now())),
+            (false, true) => Show::Bar(bar::start(work, counters.clone())),
+            (false, false) => Show::Lines,
+        };
+        Arc::new(Self {
+            work,
+            counters,
+            show,
+            began: Instant::now(),
+            lists: lists && !globals.silent,
+            failures_shown: !globals.silent,
+            notices_shown: context.is_talkative(),
+            failed: Mutex::default(),
+        })
+    }
+
+    /// Ends: takes the bar away.
+    pub(crate) fn end(&self) {
+        if let Show::Bar(bar) = &self.show {
+            screen::set_bar(None);
+            bar.finish_and_clear();
+        }
+    }
+
+    /// How long it has been.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// The first failures.
+    pub(crate) fn failed(&self) -> Vec<(Vec<u8>, String)> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many entries there were, and the bytes in them.
+    pub(crate) fn entries(&self) -> (u64, u64) {
+        (self.counters.entries.load(Ordering::Relaxed), self.counters.bytes())
+    }
+
+    /// At the end: lists the first failures again where they have scrolled away, and says where all can be seen.
+    pub(crate) fn list_failures(&self, count: u64, all: Option<&str>) {
+        if count == 0 || !self.failures_shown || matches!(self.show, Show::Json(_)) {
+            return;
+        }
+        let failed = self.failed();
+        // A few, with nothing else between them, are the last lines there are.
+        if self.lists || count > failed.len() as u64 {
+            let first = if count > failed.len() as u64 { ", the first of them" } else { "" };
+            screen::line(&format!("{}{first}:", text::counted(count, "error")));
+            for (path, reason) in &failed {
+                screen::line(&format!("  {}: {reason}", text::printable(path)));
+            }
+        }
+        if let Some(all) = all {
+            screen::line(&format!("hint: {all} lists what could not be backed up whole"));
+        }
+    }
+
+    fn emit(&self, value: &Value) {
+        let mut out = screen::Output::new();
+        // A reader that has gone away is noticed when the result is written.
+        let _ = out.json(value).and_then(|()| out.flush());
+    }
+
+    /// At most once a second: how far it is.
+    fn tick(&self) {
+        let Show::Json(last) = &self.show else { return };
+        if !self.notices_shown {
+            return;
+        }
+        let Ok(mut last) = last.try_lock() else { return };
+        if last.elapsed() < Duration::from_secs(1) {
+            return;
+        }
+        *last = Instant::now();
+        let total = |n: &AtomicU64| Some(n.load(Ordering::Relaxed)).filter(|n| *n > 0);
+        self.emit(&json!({
+            "type": "progress",
+            "command": self.work,
+            "entries": self.counters.entries.load(Ordering::Relaxed),
+            "bytes": self.counters.bytes(),
+            "total_entries": total(&self.counters.total_entries),
+            "total_bytes": total(&self.counters.total_bytes),
+            "errors": self.counters.failures.load(Ordering::Relaxed),
+            "elapsed_seconds": self.began.elapsed().as_secs_f64(),
+        }));
+    }
+
+    fn list(&self, path: &[u8], bytes: u64) {
+        if let Show::Json(_) = self.show {
+            let mut event = json!({ "type": "entry", "bytes": bytes });
+            json::put_bytes(&mut event, "path", path);
+            self.emit(&event);
+        } else {
+            let mut out = screen::Output::new();
+            let _ = out.named("", path).and_then(|()| out.flush());
+        }
+    }
+
+    fn fail(&self, path: &[u8], reason: &str) {
+        let reason = crate::report::tidy(reason);
+        self.counters.failures.fetch_add(1, Ordering::Relaxed);
+        if self.failures_shown {
+            if let Show::Json(_) = self.show {
+                let mut event = json!({ "type": "error", "reason": reason });
+                json::put_bytes(&mut event, "path", path);
+                self.emit(&event);
+            } else {
+                screen::line(&format!("error: {}: {reason}", text::printable(path)));
+            }
+        }
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed.len() < KEPT_FAILURES {
+            failed.push((path.to_vec(), reason));
+        }
+    }
+}
+
+impl Monitor for Progress {
+    fn event(&self, event: Event<'_>) {
+        let add = |n: &AtomicU64, more| n.fetch_add(more, Ordering::Relaxed);
+        match event {
+            Event::Entry { path, bytes } => {
+                add(&self.counters.entries, 1);
+                add(&self.counters.entry_bytes, bytes);
+                if self.lists {
+                    self.list(path, bytes);
+                }
+                self.tick();
+            }
+            Event::Progress { bytes } => {
+                add(&self.counters.worked_bytes, bytes);
+                self.tick();
+            }
+            Event::Total { entries, bytes } => {
+                self.counters.total_entries.store(entries, Ordering::Relaxed);
+                self.counters.total_bytes.store(bytes, Ordering::Relaxed);
+            }
+            Event::Failed { path, reason } => self.fail(path, reason),
+            Event::Notice { text } if self.notices_shown => match self.show {
+                Show::Json(_) => self.emit(&json!({ "type": "notice", "text": text })),
+                _ => screen::line(&format!("note: {text}")),
+            },
+            Event::Notice { .. } => {}
+        }
+    }
+}
+
+/// The speed over the last seconds: steadier than the last moment, newer than the average.
+#[derive(Debug, Default)]
+struct Speed(VecDeque<(Instant, u64)>);
+
+impl Speed {
+    const WINDOW: Duration = Duration::from_secs(8);
+
+    /// Notes how far it is at a moment, and gives bytes a second, once there is enough to tell.
+    fn at(&mut self, now: Instant, done: u64) -> Option<f64> {
+        while self.0.front().is_some_and(|(t, _)| now.duration_since(*t) > Self::WINDOW) {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, done));
+        let (then, before) = *self.0.front()?;
+        let seconds = now.duration_since(then).as_secs_f64();
+        (seconds >= 0.5).then(|| done.saturating_sub(before) as f64 / seconds)
+    }
+}
