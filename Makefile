@@ -26,17 +26,14 @@ check: ## what must hold before a commit: format, lints, documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
 .PHONY: bench
-bench: ## micro benchmarks beside their floors
-	cargo bench --workspace
-
-.PHONY: bench-peers
-bench-peers: system ## the table of docs/PERFORMANCE.md beside the backup programs that are installed
+bench: system ## beside the other backup programs that are installed, on a real tree (BENCH_TREE=DIR)
 	cargo build --release --quiet
 	benches/peers target/release/plakar
 
 .PHONY: fuzz
-fuzz: ## a minute for each decoder; needs cargo-fuzz and a nightly toolchain
-	benches/fuzz 60
+fuzz: ## five minutes of fuzzing every decoder of stored bytes
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
+	cd engine && RUSTC_BOOTSTRAP=1 cargo fuzz run decoders -- -max_total_time=300 -max_len=4096 -rss_limit_mb=512 -malloc_limit_mb=128
 
 .PHONY: deny
 deny: ## licences and advisories of dependencies; needs cargo-deny

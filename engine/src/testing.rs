@@ -1,11 +1,14 @@
 //! For tests: a source in memory, a store that fails on purpose, and a snapshot's tree as plain values.
 
+mod decoders;
 pub mod faulty;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+pub use decoders::{DECODERS, decode};
 
 use crate::cache::LocalDirs;
 use crate::crypto::kdf::KdfParams;
@@ -321,14 +324,14 @@ impl SourceFile for FixtureFile {
     }
 }
 
+/// Entry and contents by path.
+pub type PlainTree = BTreeMap<Vec<u8>, (Entry, Vec<u8>)>;
+
 /// A snapshot's tree below `/srv/data` as plain values: entry (without node ids) and contents by path.
 ///
 /// # Errors
 /// The first thing that cannot be read.
-pub async fn read_tree(
-    repository: &Arc<Repository>,
-    snapshot: &Snapshot,
-) -> Result<BTreeMap<Vec<u8>, (Entry, Vec<u8>)>> {
+pub async fn read_tree(repository: &Arc<Repository>, snapshot: &Snapshot) -> Result<PlainTree> {
     repository.index().await?;
     let vfs = Vfs::new(repository.clone(), Arc::new(RecentFrames::new(repository.clone())));
     let entry = vfs.resolve(snapshot, b"/srv/data").await?;

@@ -8,7 +8,7 @@ use crate::monitor::Silent;
 use crate::ops::backup::{BackupOptions, backup};
 use crate::storage::memory::MemoryStore;
 use crate::storage::{Area, ObjectName, Store};
-use crate::testing::{Fixture, FixtureImporter, local_dirs, new_store, open, read_tree};
+use crate::testing::{Fixture, FixtureImporter, PlainTree, local_dirs, new_store, open, read_tree};
 
 fn tree(seed: u64) -> Fixture {
     Fixture::directory([
@@ -147,7 +147,7 @@ struct Found {
 async fn look(
     store: &Arc<dyn Store>,
     dirs: &crate::cache::LocalDirs,
-    whole: &[(crate::id::ObjectId, std::collections::BTreeMap<Vec<u8>, (Entry, Vec<u8>)>)],
+    whole: &[(crate::id::ObjectId, PlainTree)],
 ) -> Option<Found> {
     let repository = open(store, dirs).await.ok()?;
     let catalog = repository.refresh_catalog().await.unwrap();
