@@ -117,7 +117,7 @@ fn files_come_back_with_all_attributes() {
     assert_eq!(entry.unwrap().meta, meta);
     assert_eq!(directory.xattrs(b"file").unwrap(), xattrs);
     assert_eq!(fs::read(target.join("file")).unwrap(), content);
-    exporter.sync().unwrap();
+    exporter.finish().unwrap();
 }
 
 #[test]
