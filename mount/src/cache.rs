@@ -6,6 +6,7 @@
 //! * Misses of one call go down in one call, so that the engine can merge ranges.
 //! * Failures are not kept: the next reader tries again.
 
+mod buffers;
 mod memory;
 
 use std::collections::HashMap;
@@ -83,10 +84,10 @@ impl CachedFrames {
                 Flight { keys: frames.iter().map(FrameRef::key).collect(), loads: self.loads.clone() };
             let (inner, memory) = (self.inner.clone(), self.memory.clone());
             self.runtime.spawn(async move {
-                let answers = inner.frames(&frames, purpose).await;
-                for (frame, answer) in frames.iter().zip(&answers) {
+                let mut answers = inner.frames(&frames, purpose).await;
+                for (frame, answer) in frames.iter().zip(&mut answers) {
                     if let Ok(bytes) = answer {
-                        memory.insert(frame.class, frame.key(), bytes.clone());
+                        *bytes = memory.insert(frame.class, frame.key(), bytes);
                     }
                 }
                 // Only now: a reader finds the frame in memory or its load in the table, never neither.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use plakar_engine::id::ObjectId;
 use plakar_engine::snapshot::Snapshot;
 
-/// Memory for caches unless said otherwise; with the rest of the process it stays below 150 MiB.
-pub const DEFAULT_CACHE_BYTES: u64 = 96 << 20;
+/// Memory for caches unless said otherwise. The process takes about as much again, for decoding, inodes and what the
+/// allocator holds back: below 150 MiB in all.
+pub const DEFAULT_CACHE_BYTES: u64 = 64 << 20;
 /// How long a request may wait for the store unless said otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(15);
 
@@ -119,6 +120,9 @@ pub struct MountConfig {
     /// How often the store is asked for new snapshots; `None`: each second where it is on this machine, else every
     /// ten. Zero: never.
     pub refresh: Option<Duration>,
+    /// Whether SIGINT, SIGTERM and SIGHUP are this mount's, from before it is mounted; see
+    /// [`MountSession::serve`](crate::MountSession::serve).
+    pub handle_signals: bool,
     /// Threads that take the kernel's requests; `None`: as many as are useful here.
     pub threads: Option<usize>,
 }
@@ -131,6 +135,7 @@ impl MountConfig {
             fs: FsConfig::default(),
             allow_other: false,
             refresh: None,
+            handle_signals: true,
             threads: None,
         }
     }

@@ -74,6 +74,8 @@ pub fn start(
     let log = log_path(state, mountpoint);
     make_private(&registry::directory(state))?;
     let log_file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log)?;
+    // Frames pass through many threads; with a heap for each, glibc holds back as much again as the caches hold.
+    command.env("MALLOC_ARENA_MAX", "2");
     command.env(ENVIRONMENT, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file);
     let mut child = command.spawn()?;
     let said = converse(&mut child, secret);

@@ -78,7 +78,7 @@ pub(crate) struct Readahead {
 impl Readahead {
     pub(crate) fn new(frames: Arc<CachedFrames>, vfs: Vfs, runtime: Handle) -> Self {
         // What was read ahead must not push out what was read ahead before it.
-        let largest = LARGEST_WINDOW.min(frames.memory().data_capacity() / 4);
+        let largest = LARGEST_WINDOW.min(frames.memory().data_capacity() / 8);
         let (streams, walks) = (Cache::new(READERS), Cache::new(READERS));
         Self { frames, vfs, runtime, streams, walks, largest }
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use fuser::SessionACL;
 use plakar_engine::repository::Repository;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::MountConfig;
@@ -28,6 +28,8 @@ pub use error::MountError;
 
 /// How long an unmounted connection may take to end.
 const END: Duration = Duration::from_secs(10);
+/// How long a mount may be busy without anybody to be seen.
+const PASSING: Duration = Duration::from_secs(2);
 /// What the kernel may read ahead, where it lets us say so.
 const READAHEAD_KIB: u32 = 1024;
 
@@ -49,11 +51,14 @@ pub struct MountSession {
     /// Becomes `Some` when the connection to the kernel has ended: with an error's text if it should not have.
     ended: watch::Receiver<Option<Result<(), String>>>,
     refresh: tokio::task::JoinHandle<()>,
+    signals: Option<Signals>,
 }
 
 impl MountSession {
     /// Mounts and serves. When it returns, the mount answers.
     pub async fn start(config: MountConfig, repository: Arc<Repository>) -> Result<Self, MountError> {
+        // Before there is a mount: a signal in between would leave it without its process.
+        let signals = config.handle_signals.then(Signals::listen).transpose()?;
         let (wanted, store) = (config.mountpoint.clone(), repository.clone());
         let mountpoint = blocking(move || prepare(&wanted, &store)).await?;
         let source = mounts::source_name(&repository.store().location());
@@ -95,7 +100,7 @@ impl MountSession {
         }
         let refresh = tokio::spawn(refresh::keep_fresh(fs.clone(), notifier, config.refresh, local));
         tracing::info!(mountpoint = %mountpoint.display(), "mounted");
-        Ok(Self { mountpoint, device, fs, ended, refresh })
+        Ok(Self { mountpoint, device, fs, ended, refresh, signals })
     }
 
     /// Where it is, without symlinks.
@@ -149,31 +154,46 @@ impl MountSession {
         }
     }
 
-    /// Serves until the mount ends or the process is asked to stop. SIGINT, SIGTERM or SIGHUP unmounts; while
-    /// somebody uses the mount it stays, `tell` learns who, and a second signal detaches it. A third one gives up
-    /// whoever still has files open.
-    pub async fn serve(self, tell: impl Fn(&MountError)) -> Result<(), MountError> {
-        let listen = |kind| signal(kind).map_err(|source| MountError::Signals { source });
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut terminate = listen(SignalKind::terminate())?;
-        let mut hang_up = listen(SignalKind::hangup())?;
-        let mut asked = 0;
-        loop {
+    /// Serves until the mount ends or, where signals are handled, the process is asked to stop. SIGINT, SIGTERM or
+    /// SIGHUP unmounts; while somebody uses the mount it stays, `tell` learns who, and a second signal detaches it. A
+    /// third one gives up whoever still has files open.
+    pub async fn serve(mut self, tell: impl Fn(&MountError)) -> Result<(), MountError> {
+        let Some(mut signals) = self.signals.take() else { return self.wait().await };
+        for how in [Unmount::IfUnused, Unmount::Detach] {
             tokio::select! {
                 result = self.wait() => return result,
-                _ = interrupt.recv() => asked += 1,
-                _ = terminate.recv() => asked += 1,
-                _ = hang_up.recv() => asked += 1,
+                () = signals.next() => {}
             }
-            let result = match asked {
-                1 => self.unmount(Unmount::IfUnused).await,
-                2 => self.unmount(Unmount::Detach).await,
-                _ => return Ok(()),
-            };
-            if let Err(e) = result {
+            if let Err(e) = self.unmount(how).await {
                 tracing::warn!(error = %e, "not unmounted");
                 tell(&e);
             }
+        }
+        tokio::select! {
+            result = self.wait() => result,
+            () = signals.next() => Ok(()),
+        }
+    }
+}
+
+/// The signals that ask the process to stop.
+#[derive(Debug)]
+struct Signals([Signal; 3]);
+
+impl Signals {
+    fn listen() -> Result<Self, MountError> {
+        let listen = |kind| signal(kind).map_err(|source| MountError::Signals { source });
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [a, b, c] = kinds.map(listen);
+        Ok(Self([a?, b?, c?]))
+    }
+
+    async fn next(&mut self) {
+        let [a, b, c] = &mut self.0;
+        tokio::select! {
+            _ = a.recv() => {}
+            _ = b.recv() => {}
+            _ = c.recv() => {}
         }
     }
 }
@@ -194,12 +214,19 @@ async fn blocking<T: Send + 'static>(
 
 /// Unmounts what is on top; a busy one says who holds it.
 pub(crate) fn take_down(at: &Path, how: Unmount) -> Result<(), MountError> {
-    mounts::unmount(at, how == Unmount::Detach).map_err(|e| match e.kind() {
-        io::ErrorKind::ResourceBusy => {
-            MountError::Busy { mountpoint: at.into(), holders: mounts::holders(at) }
+    let begun = std::time::Instant::now();
+    loop {
+        match mounts::unmount(at, how == Unmount::Detach) {
+            Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
+            done => return done.map_err(|e| MountError::Unmount { mountpoint: at.into(), source: e }),
         }
-        _ => MountError::Unmount { mountpoint: at.into(), source: e },
-    })
+        let holders = mounts::holders(at);
+        // Somebody who only looks something up has it busy for a moment, and is gone when one asks who it was.
+        if !holders.is_empty() || begun.elapsed() > PASSING {
+            return Err(MountError::Busy { mountpoint: at.into(), holders });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Makes sure that the place can be mounted on; gives it without symlinks.

@@ -1,13 +1,17 @@
 //! Frames in two pools weighed in bytes. Least recently used go first: a new frame is always taken, since it will be
 //! asked for again at once (the kernel reads a frame in parts), which a cache that admits by frequency would refuse.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use plakar_engine::crypto::Class;
 use plakar_engine::repository::reader::FrameKey;
 
-/// What an entry costs beside its bytes.
+use super::buffers::{Buffers, footprint};
+
+/// What a frame costs beside its bytes.
 const OVERHEAD: usize = 200;
 
 /// Clear frames.
@@ -15,13 +19,14 @@ const OVERHEAD: usize = 200;
 pub struct MemoryFrames {
     data: Cache<FrameKey, Bytes>,
     meta: Cache<FrameKey, Bytes>,
+    buffers: Arc<Buffers>,
 }
 
 fn pool(name: &str, bytes: u64) -> Cache<FrameKey, Bytes> {
     Cache::builder()
         .name(name)
         .max_capacity(bytes)
-        .weigher(|_, frame: &Bytes| u32::try_from(frame.len() + OVERHEAD).unwrap_or(u32::MAX))
+        .weigher(|_, frame: &Bytes| u32::try_from(footprint(frame.len()) + OVERHEAD).unwrap_or(u32::MAX))
         .eviction_policy(EvictionPolicy::lru())
         .build()
 }
@@ -29,7 +34,8 @@ fn pool(name: &str, bytes: u64) -> Cache<FrameKey, Bytes> {
 impl MemoryFrames {
     /// With room for so many bytes of each.
     pub fn new(data_bytes: u64, meta_bytes: u64) -> Self {
-        Self { data: pool("data frames", data_bytes), meta: pool("metadata frames", meta_bytes) }
+        let (data, meta) = (pool("data frames", data_bytes), pool("metadata frames", meta_bytes));
+        Self { data, meta, buffers: Arc::default() }
     }
 
     fn pool(&self, class: Class) -> &Cache<FrameKey, Bytes> {
@@ -49,12 +55,14 @@ impl MemoryFrames {
         self.pool(class).contains_key(key)
     }
 
-    /// Keeps a frame.
-    pub fn insert(&self, class: Class, key: FrameKey, frame: Bytes) {
+    /// Keeps a copy of a frame, and gives it.
+    pub fn insert(&self, class: Class, key: FrameKey, frame: &Bytes) -> Bytes {
+        let frame = self.buffers.keep(frame);
         let pool = self.pool(class);
-        pool.insert(key, frame);
+        pool.insert(key, frame.clone());
         // Left to itself the pool evicts only after 64 inserts, which may be as many MiB above its limit.
         pool.run_pending_tasks();
+        frame
     }
 
     /// Bytes held: data, metadata.

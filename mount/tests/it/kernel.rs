@@ -41,7 +41,7 @@ impl Mounted {
             let fs = prepare(&store).await;
             let at = store.place.path().join("mnt");
             fs::create_dir(&at).unwrap();
-            let mut config = MountConfig { fs, ..MountConfig::new(&at) };
+            let mut config = MountConfig { fs, handle_signals: false, ..MountConfig::new(&at) };
             change(&mut config);
             let session = MountSession::start(config, store.repository.clone()).await.unwrap();
             (store, session, at)

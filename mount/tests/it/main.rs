@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod daemon;
 mod fs;
 mod kernel;
 mod source;

@@ -1,0 +1,148 @@
+//! Mounts in the background: the test program runs itself again as the process behind the mount.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use plakar_mount::daemon::{self, Readiness, Registration, StartError};
+use plakar_mount::{MountConfig, MountError, MountSession, Unmount};
+
+use crate::source::Node;
+use crate::store::TestStore;
+
+/// Names the directory of a test to the process behind its mount.
+const PLACE: &str = "PLAKAR_TEST_PLACE";
+
+/// Not a test of its own: what runs in the background. It does nothing unless it was started by one.
+#[test]
+fn background_side() {
+    let Some(readiness) = Readiness::from_env() else { return };
+    let place = std::env::var_os(PLACE).unwrap();
+    let place = Path::new(&place);
+    let secret = readiness.secret().unwrap();
+    if secret != b"open sesame" {
+        readiness.failed("wrong passphrase", 77);
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (store, _) = TestStore::with(Node::directory([("f", Node::file("x"))]), &["/"]).await;
+        let session =
+            MountSession::start(MountConfig::new(place.join("mnt")), store.repository.clone()).await.unwrap();
+        let registration = Registration::new(&place.join("state"), session.mountpoint(), "mem:").unwrap();
+        readiness.ready().unwrap();
+        session.serve(|e| eprintln!("{e}")).await.unwrap();
+        drop(registration);
+    });
+}
+
+fn this_program(place: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "daemon::background_side", "--nocapture"]).env(PLACE, place);
+    command
+}
+
+/// Detaches whatever is left at the end of a test.
+struct Guard<'a>(&'a Path);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        let _gone_already = daemon::umount(&self.0.join("mnt"), &self.0.join("state"), Unmount::Detach);
+    }
+}
+
+#[test]
+fn a_mount_in_the_background_lives_until_it_is_unmounted() {
+    let place = tempfile::tempdir().unwrap();
+    let (place, _guard) = (place.path(), Guard(place.path()));
+    let (mountpoint, state) = (place.join("mnt"), place.join("state"));
+    fs::create_dir(&mountpoint).unwrap();
+    let pid = daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &state).unwrap();
+    assert_eq!(fs::read(mountpoint.join("latest/f")).unwrap(), b"x");
+    let listed = daemon::list(&state).unwrap();
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].pid, listed[0].store.as_str()), (pid, "mem:"));
+    assert_eq!(listed[0].mountpoint, mountpoint.canonicalize().unwrap());
+    assert!(daemon::log_path(&state, &mountpoint).exists());
+    // It leads a session of its own, so that it outlives the terminal.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    assert_eq!(stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3), Some(pid.to_string().as_str()));
+
+    let mut sleeper = Command::new("sleep").arg("60").current_dir(&mountpoint).spawn().unwrap();
+    let busy = daemon::umount(&mountpoint, &state, Unmount::IfUnused).unwrap_err();
+    assert!(busy.to_string().contains(&format!("sleep ({})", sleeper.id())), "{busy}");
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    daemon::umount(&mountpoint, &state, Unmount::IfUnused).unwrap();
+    assert_eq!(daemon::list(&state).unwrap(), []);
+    let again = daemon::umount(&mountpoint, &state, Unmount::IfUnused).unwrap_err();
+    assert!(matches!(again, MountError::NotMounted { .. }), "{again}");
+}
+
+#[test]
+fn why_there_is_no_mount_comes_back() {
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path();
+    fs::create_dir(place.join("mnt")).unwrap();
+    let start = |command, secret| daemon::start(command, secret, &place.join("mnt"), &place.join("state"));
+    match start(this_program(place), Some(b"guess")).unwrap_err() {
+        StartError::Failed { text, code } => assert_eq!((text.as_str(), code), ("wrong passphrase", 77)),
+        other => assert_eq!(other.to_string(), "a failure with its text"),
+    }
+    let died = start(Command::new("false"), None).unwrap_err();
+    assert!(matches!(died, StartError::Died { .. }), "{died}");
+    assert!(matches!(start(Command::new("/no/such/program"), None), Err(StartError::Spawn(_))));
+}
+
+#[test]
+fn a_mount_whose_process_died_is_cleared_away_by_the_next() {
+    let place = tempfile::tempdir().unwrap();
+    let (place, _guard) = (place.path(), Guard(place.path()));
+    let (mountpoint, state) = (place.join("mnt"), place.join("state"));
+    fs::create_dir(&mountpoint).unwrap();
+    let pid = daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &state).unwrap();
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::metadata(&mountpoint).is_ok() {
+        assert!(Instant::now() < deadline, "the process does not die");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // Not an empty directory: a mirroring job must not take it for one.
+    assert_eq!(fs::read_dir(&mountpoint).unwrap_err().raw_os_error(), Some(107));
+    assert_eq!(daemon::list(&state).unwrap(), []);
+    daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &state).unwrap();
+    assert_eq!(fs::read(mountpoint.join("latest/f")).unwrap(), b"x");
+    daemon::umount(&mountpoint, &state, Unmount::IfUnused).unwrap();
+    assert_eq!(fs::read_dir(&mountpoint).unwrap().count(), 0);
+}
+
+#[test]
+fn a_signal_unmounts() {
+    let place = tempfile::tempdir().unwrap();
+    let (place, _guard) = (place.path(), Guard(place.path()));
+    let (mountpoint, state) = (place.join("mnt"), place.join("state"));
+    fs::create_dir(&mountpoint).unwrap();
+    let pid = daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &state).unwrap();
+    assert!(Command::new("kill").arg(pid.to_string()).status().unwrap().success());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fs::metadata(mountpoint.join("latest")).is_ok() {
+        assert!(Instant::now() < deadline, "it does not end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(fs::read_dir(&mountpoint).unwrap().count(), 0);
+}
+
+#[test]
+fn records_of_mounts_are_plain_and_go_with_them() {
+    let place = tempfile::tempdir().unwrap();
+    let registration = Registration::new(place.path(), place.path(), "s3://bucket").unwrap();
+    let file = fs::read_dir(place.path().join("mounts")).unwrap().next().unwrap().unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap();
+    assert_eq!(record["store"], "s3://bucket");
+    assert_eq!(record["pid"], std::process::id());
+    // It is not mounted, so it is not listed.
+    assert_eq!(daemon::list(place.path()).unwrap(), []);
+    drop(registration);
+    assert_eq!(fs::read_dir(place.path().join("mounts")).unwrap().count(), 0);
+}
