@@ -24,8 +24,8 @@ use crate::vfs::{Piece, Vfs, is_damage};
 use crate::walk::{Step, Walk};
 
 /// A window ends when it has so many files, or pieces of files.
-const WINDOW_FILES: usize = 100_000;
-const WINDOW_PIECES: usize = 200_000;
+const WINDOW_FILES: usize = 32_768;
+const WINDOW_PIECES: usize = 65_536;
 
 /// What a restore did.
 #[derive(Clone, Debug, Default, serde::Serialize)]
