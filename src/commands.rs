@@ -54,7 +54,7 @@ pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Resul
         Command::Key(args) => Box::pin(key::run(context, args)).await,
         Command::Cache(args) => cache::run(context, args),
         Command::Version(_) => version::run(context),
-        Command::Help(args) => help::run(&args),
+        Command::Help(args) => help::run(context, &args),
     }
 }
 
@@ -75,7 +75,7 @@ fn cancel_on_signals(what_is_kept: &'static str) -> anyhow::Result<Cancel> {
                 std::process::exit(ExitCode::Interrupted as i32);
             }
             asked.cancel();
-            screen::line(&format!("stopping; {what_is_kept}. Once more to stop at once."));
+            screen::line(&format!("stopping: {what_is_kept}; Ctrl-C once more stops at once"));
         }
     });
     Ok(cancel)
@@ -96,6 +96,12 @@ fn find(argument: &OsStr, catalog: &Catalog, filter: &Filter) -> anyhow::Result<
         let failure = crate::report::Failure::new("no snapshot is named before the colon");
         return Err(failure.with_hint(format!("for the newest one write latest:{path}")).into());
     }
+    if spec.id.contains('/') {
+        let argument = argument.to_string_lossy();
+        let failure =
+            crate::report::Failure::new(format!("{argument}: no snapshot is named before the path"));
+        return Err(failure.with_hint(format!("in the newest one it is latest:{argument}")).into());
+    }
     let snapshot = spec.find(catalog, filter)?;
     let path = spec.resolve_path(&snapshot);
     Ok((snapshot, path))
@@ -103,7 +109,7 @@ fn find(argument: &OsStr, catalog: &Catalog, filter: &Filter) -> anyhow::Result<
 
 /// The newest snapshot that fits.
 fn newest(catalog: &Catalog, filter: &Filter) -> anyhow::Result<Arc<Snapshot>> {
-    let what = if filter.is_empty() { "is in the store" } else { "fits these options" };
+    let what = if filter.is_empty() { crate::report::EMPTY_STORE } else { "fits these options" };
     let found = filter.select(catalog).into_iter().next();
     found.ok_or_else(|| Error::NoSnapshot { what: what.into() }.into())
 }
@@ -112,20 +118,29 @@ fn newest(catalog: &Catalog, filter: &Filter) -> anyhow::Result<Arc<Snapshot>> {
 fn report_broken(context: &AppContext, catalog: &Catalog) -> bool {
     let mut broken: Vec<(String, String)> = Vec::new();
     for (id, e) in &catalog.broken {
-        broken.push((format!("snapshot {}", id.short()), plakar_engine::repository::report(e)));
+        broken.push((format!("snapshot {}", id.short()), why(&format!("snapshots/{id}"), e)));
     }
     for (name, e) in &catalog.unreadable {
-        broken.push((name.to_string(), plakar_engine::repository::report(e)));
+        broken.push((name.to_string(), why(&name.to_string(), e)));
     }
     for (what, reason) in &broken {
         if context.json() {
             let event = serde_json::json!({ "type": "error", "object": what, "reason": reason });
             screen::line(&event.to_string());
         } else {
-            screen::line(&format!("error: {what} cannot be read: {reason}"));
+            screen::line(&format!("error: {what}: {reason}"));
         }
     }
     !broken.is_empty()
+}
+
+/// An error and its causes on one line, without the name of the object that stands beside it.
+fn why(name: &str, e: &Error) -> String {
+    let text = plakar_engine::repository::report(e);
+    match text.strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')) {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
 }
 
 /// A snapshot on a line, as `ls` shows it.

@@ -40,6 +40,18 @@ pub(crate) fn home(env: &Env) -> Result<PathBuf, Failure> {
     })
 }
 
+/// Says of an error, unless it does so itself, that it is the store that cannot be opened.
+fn opening(e: Error, store: &dyn Store) -> anyhow::Error {
+    let by_itself = matches!(
+        e.kind(),
+        ErrorKind::NoStore | ErrorKind::WrongSecret | ErrorKind::SecretNeeded | ErrorKind::Usage
+    );
+    if by_itself && !matches!(e, Error::Store(_)) {
+        return e.into();
+    }
+    anyhow::Error::new(e).context(Opening { location: store.location() })
+}
+
 impl AppContext {
     /// Whether results are JSON.
     pub(crate) fn json(&self) -> bool {
@@ -105,6 +117,12 @@ impl AppContext {
         Ok(LocalDirs { cache, state })
     }
 
+    /// What can be known of the store without its secret.
+    pub(crate) async fn probe(&self) -> anyhow::Result<Probe> {
+        let store = self.store()?;
+        Probe::read(&store).await.map_err(|e| opening(e, store.as_ref()))
+    }
+
     /// Opens the store.
     pub(crate) async fn open(&self) -> anyhow::Result<Arc<Repository>> {
         Ok(self.open_with_secret().await?.0)
@@ -123,13 +141,7 @@ impl AppContext {
     ) -> anyhow::Result<(Arc<Repository>, Option<UserSecret>)> {
         let store = self.store()?;
         let dirs = self.dirs()?;
-        let failed = |e: Error| match e.kind() {
-            // These name the store and say it all.
-            ErrorKind::NoStore | ErrorKind::WrongSecret | ErrorKind::SecretNeeded | ErrorKind::Usage => {
-                e.into()
-            }
-            _ => anyhow::Error::new(e).context(Opening { location: store.location() }),
-        };
+        let failed = |e| opening(e, store.as_ref());
         let probe = Probe::read(&store).await.map_err(failed)?;
         let repository = if given.is_some() || !probe.needs_secret() || !secret::can_ask() {
             let secret = given.clone();

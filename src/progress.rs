@@ -14,6 +14,7 @@ use plakar_engine::monitor::{Event, Monitor};
 use serde_json::{Value, json};
 
 use crate::context::AppContext;
+use crate::screen::Output;
 use crate::{json, screen, text};
 
 /// Failures that are shown again at the end.
@@ -40,6 +41,13 @@ impl Counters {
     }
 }
 
+/// Whether a line may wait for others. On a terminal none does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flush {
+    Now,
+    Later,
+}
+
 /// How events are shown.
 #[derive(Debug)]
 enum Show {
@@ -61,6 +69,7 @@ pub(crate) struct Progress {
     failures_shown: bool,
     notices_shown: bool,
     failed: Mutex<Vec<(Vec<u8>, String)>>,
+    out: Mutex<Output>,
 }
 
 /// Whether to draw a bar.
@@ -98,15 +107,22 @@ impl Progress {
             failures_shown: !globals.silent,
             notices_shown: context.is_talkative(),
             failed: Mutex::default(),
+            out: Mutex::new(Output::new()),
         })
     }
 
     /// Ends: takes the bar away.
     pub(crate) fn end(&self) {
+        self.print(Flush::Now, |_| Ok(()));
         if let Show::Bar(bar) = &self.show {
             screen::set_bar(None);
             bar.finish_and_clear();
         }
+    }
+
+    /// Whether somebody looks at a bar that does not know yet how much there is to do.
+    pub(crate) fn wants_total(&self) -> bool {
+        matches!(self.show, Show::Bar(_)) && self.counters.total_entries.load(Ordering::Relaxed) == 0
     }
 
     /// How long it has been.
@@ -143,10 +159,17 @@ impl Progress {
         }
     }
 
+    /// Writes to stdout. A reader that has gone away is noticed when the result is written.
+    fn print(&self, flush: Flush, write: impl FnOnce(&mut Output) -> anyhow::Result<()>) {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = write(&mut out);
+        if written.is_ok() && (flush == Flush::Now || out.is_terminal) {
+            let _ = out.flush();
+        }
+    }
+
     fn emit(&self, value: &Value) {
-        let mut out = screen::Output::new();
-        // A reader that has gone away is noticed when the result is written.
-        let _ = out.json(value).and_then(|()| out.flush());
+        self.print(Flush::Now, |out| out.json(value));
     }
 
     /// At most once a second: how far it is.
@@ -177,15 +200,16 @@ impl Progress {
         if let Show::Json(_) = self.show {
             let mut event = json!({ "type": "entry", "bytes": bytes });
             json::put_bytes(&mut event, "path", path);
-            self.emit(&event);
+            self.print(Flush::Later, |out| out.json(&event));
         } else {
-            let mut out = screen::Output::new();
-            let _ = out.named("", path).and_then(|()| out.flush());
+            self.print(Flush::Later, |out| out.named("", path));
         }
     }
 
     fn fail(&self, path: &[u8], reason: &str) {
         let reason = crate::report::tidy(reason);
+        // A restore's paths are relative to its destination, which has none itself.
+        let path = if path.is_empty() { b"." } else { path };
         self.counters.failures.fetch_add(1, Ordering::Relaxed);
         if self.failures_shown {
             if let Show::Json(_) = self.show {
@@ -193,6 +217,8 @@ impl Progress {
                 json::put_bytes(&mut event, "path", path);
                 self.emit(&event);
             } else {
+                // What was listed before it belongs before it.
+                self.print(Flush::Now, |_| Ok(()));
                 screen::line(&format!("error: {}: {reason}", text::printable(path)));
             }
         }

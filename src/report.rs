@@ -107,7 +107,8 @@ impl Report {
                 causes.push(cause);
             }
         }
-        let failure = error.chain().find_map(|e| e.downcast_ref::<Failure>());
+        // As the failure itself, or as the context of another.
+        let failure = error.downcast_ref::<Failure>();
         let engine = error.chain().find_map(|e| e.downcast_ref::<Error>());
         let opening = error.downcast_ref::<Opening>().is_some();
         let code = match (failure, engine) {
@@ -159,6 +160,9 @@ impl Report {
     }
 }
 
+/// What `latest` finds in a store without snapshots.
+pub(crate) const EMPTY_STORE: &str = "is in the store";
+
 /// Without what the standard library adds for programmers.
 pub(crate) fn tidy(text: &str) -> String {
     let cut = text.rfind(" (os error ").filter(|_| text.ends_with(')')).unwrap_or(text.len());
@@ -189,9 +193,9 @@ fn hint_for(e: &Error, whole: &anyhow::Error, store: Option<&str>) -> Option<Str
             Error::NoStore { .. } => format!(
                 "make one there with `plakar {at}create`, or say which store is meant: `plakar at STORE …` or PLAKAR_REPOSITORY"
             ),
-            Error::NotAStore { reason, .. } if reason.contains("no CONFIG") => format!(
+            Error::NotAStore { reason, .. } if reason.contains("no CONFIG") => 
                 "if nothing was ever backed up there, choose an empty directory and `plakar at STORE create`; otherwise bring back the file CONFIG or the directory keys"
-            ),
+                    .into(),
             Error::NotAStore { .. } => "do not back up into it before you know what happened to it".into(),
             _ => {
                 "a store is a directory: say which one is meant with `plakar at STORE …` or PLAKAR_REPOSITORY"
@@ -203,6 +207,9 @@ fn hint_for(e: &Error, whole: &anyhow::Error, store: Option<&str>) -> Option<Str
         ),
         ErrorKind::SecretNeeded => crate::secret::WAYS.into(),
         ErrorKind::NotFound => match e {
+            Error::NoSnapshot { what } if what == EMPTY_STORE => {
+                format!("make the first one with `plakar {at}backup DIR`")
+            }
             Error::NoPath { snapshot, .. } => format!("`plakar {at}ls {snapshot}` shows what is in it"),
             _ => format!("`plakar {at}ls` lists the snapshots there are"),
         },

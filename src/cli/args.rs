@@ -119,7 +119,7 @@ pub(super) fn normalize(grammar: &Command, words: Vec<OsString>) -> Result<Line,
 }
 
 /// Takes a word as command, or as command of a command.
-fn enter<'a>(scope: &mut Vec<&'a Command>, line: &mut Line, word: OsString) -> Result<(), Failure> {
+fn enter(scope: &mut Vec<&Command>, line: &mut Line, word: OsString) -> Result<(), Failure> {
     let here = scope[scope.len() - 1];
     let name = word.to_string_lossy().into_owned();
     if let Some(command) = here.get_subcommands().find(|c| c.get_name() == name) {

@@ -210,3 +210,71 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     }
     lines
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(command: &Command, path: &[String], out: &mut Vec<Vec<String>>) {
+        for c in command.get_subcommands() {
+            let path = [path, &[c.get_name().to_owned()]].concat();
+            paths(c, &path, out);
+            out.push(path);
+        }
+    }
+
+    #[test]
+    fn every_command_and_option_is_explained() {
+        let mut all = Vec::new();
+        paths(&Cli::command(), &[], &mut all);
+        assert!(all.len() > 15);
+        for path in all {
+            let command = find(&path).unwrap();
+            assert!(!about(&command).is_empty(), "{path:?}");
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{path:?} {arg}");
+            }
+            for width in [60, 80, 300] {
+                let page = page(&path, width).unwrap();
+                let examples = page.find("Example").unwrap_or(page.len());
+                let lines = page[..examples].lines().skip(1).filter(|l| !l.starts_with("Usage"));
+                let widest = lines.map(|l| l.chars().count()).max();
+                assert!(widest <= Some(width.min(MAX_WIDTH)), "{path:?} {width}: {page}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_looks_like_this() {
+        assert_eq!(
+            page(&["cat".into()], 80).as_deref(),
+            Some(
+                "plakar cat: Write files of snapshots to standard output
+
+Usage: plakar [at STORE] cat SNAPSHOT:PATH...
+
+Several are written one after another. What cannot be read is named on standard
+error, and the exit code is 1.
+
+Arguments:
+  SNAPSHOT:PATH  A file: the beginning of a snapshot's id or latest, and a path,
+                 absolute or below what was backed up
+
+Example:
+  plakar cat latest:etc/passwd
+
+Options of every command: `plakar help`.
+"
+            )
+        );
+    }
+
+    #[test]
+    fn the_overview_has_all_commands_and_codes() {
+        let text = overview(80);
+        for word in ["backup", "umount", "-keyfile FILE", "PLAKAR_REPOSITORY", "  65 "] {
+            assert!(text.contains(word), "{word}");
+        }
+        assert!(short_overview(80).lines().count() < 25);
+    }
+}

@@ -4,11 +4,14 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use plakar_connectors::fs::{FsImportOptions, FsImporter};
 use plakar_engine::error::ErrorKind;
 use plakar_engine::importer::Importer;
+use plakar_engine::monitor::{Event, Monitor};
 use plakar_engine::ops::Cancel;
 use plakar_engine::ops::backup::{BackupOptions, BackupReport, backup};
 use plakar_engine::ops::check::{Depth, check};
@@ -111,7 +114,11 @@ pub(crate) async fn run(context: &AppContext, args: BackupArgs) -> anyhow::Resul
     let bar = if args.no_progress || args.dry_run { Bar::Unwanted } else { Bar::Wanted };
     let lists = args.dry_run || context.globals.verbose;
     let progress = Progress::begin(context, "backup", bar, lists);
+    let counting = Cancel::default();
+    let counter = count(&repository, &source, &options, &progress, &counting);
     let done = Box::pin(backup(&repository, source, options, progress.clone(), cancel.clone())).await;
+    counting.cancel();
+    counter.abort();
     progress.end();
     let done = done.map_err(|e| match e.kind() {
         ErrorKind::Cancelled => {
@@ -129,13 +136,55 @@ pub(crate) async fn run(context: &AppContext, args: BackupArgs) -> anyhow::Resul
         progress.list_failures(done.errors, Some(&format!("`plakar info -errors {id}`")));
     }
     summarize(context, &args, &done, &progress)?;
-    if done.errors > 0 {
-        return Ok(ExitCode::CompletedWithErrors);
-    }
     if args.check && !args.dry_run {
-        return check_new(context, &repository, done.snapshot, cancel).await;
+        let code = check_new(context, &repository, done.snapshot, cancel).await?;
+        if code != ExitCode::Ok {
+            return Ok(code);
+        }
     }
-    Ok(ExitCode::Ok)
+    Ok(if done.errors > 0 { ExitCode::CompletedWithErrors } else { ExitCode::Ok })
+}
+
+/// For a bar that has no previous backup to tell how much there is: counts beside the backup, as a dry run, once that
+/// has gone on for a moment. The backup's own scan then finds what was counted in the system's caches.
+fn count(
+    repository: &Arc<Repository>,
+    source: &Arc<dyn Importer>,
+    options: &BackupOptions,
+    progress: &Arc<Progress>,
+    cancel: &Cancel,
+) -> tokio::task::JoinHandle<()> {
+    let (repository, source, progress) = (repository.clone(), source.clone(), progress.clone());
+    let options = BackupOptions { dry_run: true, ..options.clone() };
+    let cancel = cancel.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if !progress.wants_total() {
+            return;
+        }
+        let counted = Arc::<Counted>::default();
+        let done = Box::pin(backup(&repository, source, options, counted.clone(), cancel)).await;
+        if done.is_ok() {
+            let get = |n: &AtomicU64| n.load(Ordering::Relaxed);
+            progress.event(Event::Total { entries: get(&counted.entries), bytes: get(&counted.bytes) });
+        }
+    })
+}
+
+/// How much a dry run has met.
+#[derive(Debug, Default)]
+struct Counted {
+    entries: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Monitor for Counted {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Entry { bytes, .. } = event {
+            self.entries.fetch_add(1, Ordering::Relaxed);
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 fn source(context: &AppContext, args: &BackupArgs) -> anyhow::Result<Arc<dyn Importer>> {

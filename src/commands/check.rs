@@ -10,7 +10,7 @@ use plakar_engine::select::{Filter, Spec};
 use plakar_engine::snapshot::Snapshot;
 use serde_json::json;
 
-use super::{find, newest};
+use super::{find, newest, why};
 use crate::cli::Query;
 use crate::context::AppContext;
 use crate::exit_code::ExitCode;
@@ -95,7 +95,7 @@ fn add_unreadable(report: &mut CheckReport, catalog: &Catalog, arguments: &[OsSt
     }
     let broken = catalog.broken.iter().map(|(id, e)| (format!("snapshots/{id}"), e));
     for (name, e) in broken.chain(catalog.unreadable.iter().map(|(name, e)| (name.to_string(), e))) {
-        let reason = plakar_engine::repository::report(e);
+        let reason = why(&name, e);
         progress.event(Event::Failed { path: name.as_bytes(), reason: &reason });
         report.problems.push((name, reason));
     }
@@ -134,7 +134,7 @@ pub(super) fn conclude(
         out.line(format_args!("{prefix}{}", sentence(report, &took)))?;
         if damaged {
             out.flush()?;
-            screen::line("hint: what is not named above is whole and can be restored");
+            screen::line("hint: what is neither named above nor below a directory named there is whole");
         }
     }
     out.flush()?;

@@ -30,6 +30,7 @@ pub(crate) async fn run(context: &AppContext, args: CreateArgs) -> anyhow::Resul
     let store = context.store()?;
     // Before anybody is asked for a passphrase in vain.
     store.prepare().await.map_err(plakar_engine::error::Error::from)?;
+    let mut typed = false;
     let secret = match args.plaintext {
         true => None,
         false => Some(match secret::given(context)? {
@@ -39,7 +40,10 @@ pub(crate) async fn run(context: &AppContext, args: CreateArgs) -> anyhow::Resul
                 }
                 secret
             }
-            None => secret::ask_new("the new store", args.weak_passphrase)?,
+            None => {
+                typed = true;
+                secret::ask_new("the new store", args.weak_passphrase)?
+            }
         }),
     };
     let options = CreateOptions { no_compression: args.no_compression, ..CreateOptions::default() };
@@ -59,5 +63,8 @@ pub(crate) async fn run(context: &AppContext, args: CreateArgs) -> anyhow::Resul
         out.line(format_args!("made {kind} store at {}", store.location()))?;
     }
     out.flush()?;
+    if typed {
+        context.notice("keep the passphrase safe: without it nobody can read the backups, you included");
+    }
     Ok(ExitCode::Ok)
 }

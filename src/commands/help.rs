@@ -1,5 +1,6 @@
 //! `plakar help`.
 
+use crate::context::AppContext;
 use crate::exit_code::ExitCode;
 use crate::report::Failure;
 use crate::screen::{self, Output};
@@ -14,7 +15,7 @@ pub(crate) struct HelpArgs {
 }
 
 /// Runs it.
-pub(crate) fn run(args: &HelpArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(context: &AppContext, args: &HelpArgs) -> anyhow::Result<ExitCode> {
     let width = screen::width();
     let page = match args.command.as_slice() {
         [] => cli::overview(width),
@@ -27,7 +28,10 @@ pub(crate) fn run(args: &HelpArgs) -> anyhow::Result<ExitCode> {
         })?,
     };
     let mut out = Output::new();
-    out.bytes(page.as_bytes())?;
+    match context.json() {
+        true => out.json(&serde_json::json!({ "command": args.command.join(" "), "text": page }))?,
+        false => out.bytes(page.as_bytes())?,
+    }
     out.flush()?;
     Ok(ExitCode::Ok)
 }

@@ -11,7 +11,7 @@ use anyhow::Context;
 use plakar_engine::crypto::kdf::KdfParams;
 use plakar_engine::id::ObjectId;
 use plakar_engine::keyslot::{KeySlot, UserSecret};
-use plakar_engine::repository::{Probe, Repository};
+use plakar_engine::repository::Repository;
 use serde_json::json;
 
 use crate::context::AppContext;
@@ -109,8 +109,7 @@ fn describe(slot: &KeySlot) -> serde_json::Value {
 
 /// Slots stand in the store in the clear: no secret is needed to list them.
 async fn list(context: &AppContext) -> anyhow::Result<ExitCode> {
-    let store = context.store()?;
-    let probe = Probe::read(&store).await?;
+    let probe = context.probe().await?;
     let mut slots: Vec<&KeySlot> = probe.slots().iter().collect();
     slots.sort_by_key(|s| (s.created_ns, s.id));
     let mut out = Output::new();
@@ -204,8 +203,7 @@ async fn add(context: &AppContext, args: &AddArgs) -> anyhow::Result<ExitCode> {
 const NOTHING_REVOKED: &str = "whoever has copied this key can still open copies of the store made until now";
 
 async fn remove(context: &AppContext, args: &RmArgs) -> anyhow::Result<ExitCode> {
-    let store = context.store()?;
-    let slots = Probe::read(&store).await?;
+    let slots = context.probe().await?;
     let slot = choose(slots.slots(), OsStr::new(&args.id))?.clone();
     // Who removes a key must have one.
     let repository = context.open().await?;
@@ -217,7 +215,7 @@ async fn remove(context: &AppContext, args: &RmArgs) -> anyhow::Result<ExitCode>
         out.json(&json!({
             "type": "summary", "command": "key rm", "applied": args.apply, "key": describe(&slot),
         }))?;
-    } else {
+    } else if !context.globals.silent {
         let what = format!("{} {} {}", kind(&slot), slot.id.short(), text::printable(slot.label.as_bytes()));
         match args.apply {
             true => out.line(format_args!("key rm: removed {}", what.trim_end()))?,
@@ -246,8 +244,7 @@ fn choose<'a>(slots: &'a [KeySlot], prefix: &OsStr) -> anyhow::Result<&'a KeySlo
 
 async fn replace(context: &AppContext, args: &PasswdArgs) -> anyhow::Result<ExitCode> {
     let (repository, secret) = context.open_with_secret().await?;
-    let store = context.store()?;
-    let before: Vec<KeySlot> = Probe::read(&store).await?.slots().to_vec();
+    let before: Vec<KeySlot> = context.probe().await?.slots().to_vec();
     let old = tokio::task::spawn_blocking(move || {
         let secret = secret?;
         before.into_iter().find(|slot| slot.open(&secret).is_ok())

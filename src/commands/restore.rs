@@ -114,8 +114,16 @@ pub(crate) async fn run(context: &AppContext, args: RestoreArgs) -> anyhow::Resu
         _ => anyhow::Error::new(e).context("the restore failed"),
     })?;
     progress.list_failures(report.errors, None);
-    if progress.failed().iter().any(|(_, reason)| reason == "exists already") && !context.globals.silent {
-        screen::line("hint: -overwrite always, newer or never says what to do with what is there already");
+    if !context.globals.silent && !context.json() {
+        let failed = progress.failed();
+        if failed.iter().any(|(_, reason)| reason == "exists already") {
+            screen::line(
+                "hint: -overwrite always, newer or never says what to do with what is there already",
+            );
+        }
+        if failed.iter().any(|(_, reason)| reason.starts_with("owner ")) {
+            screen::line("hint: only root can give files to others; -skip-permissions makes them all yours");
+        }
     }
     let mut out = Output::new();
     if context.json() {

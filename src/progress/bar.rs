@@ -72,6 +72,8 @@ fn draw(work: &str, s: &State, width: usize) -> String {
     }
     let left = total.zip(s.speed).filter(|(_, speed)| *speed >= 1.0 && s.elapsed.as_secs() >= 2);
     match left {
+        // The last pieces go to where they belong, directories get their times.
+        Some((total, _)) if total == s.bytes => parts.push("finishing".into()),
         Some((total, speed)) => {
             let seconds = ((total - s.bytes) as f64 / speed).min(1e7);
             parts.push(format!("{} left", text::whole_seconds(Duration::from_secs_f64(seconds))));
