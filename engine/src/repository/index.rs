@@ -352,3 +352,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Bug("a worker ended early")))
 }
+
+#[cfg(test)]
+mod tests;
