@@ -24,8 +24,9 @@ use convert::errno;
 
 /// How long the kernel keeps what never changes.
 const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
-/// How long it keeps the names of views. They change rarely, and what has changed is taken back from it; but with no
-/// time at all, every use of a path through `latest` or `snapshots` would cost a message for each of its parts.
+/// How long it keeps the names of views. What has changed is taken back from it, so this is short only to be sure. With
+/// no time at all every use of a path through `latest` or `snapshots` would cost a message for each of its parts: `cp -a`
+/// of the kernel's source took 16 s instead of 9.
 const VIEW: Duration = Duration::from_secs(1);
 const NOT_AT_ALL: Duration = Duration::ZERO;
 /// The longest request: 256 pages are the kernel's own limit.

@@ -1,6 +1,8 @@
 //! Mounts in the background: the test program runs itself again as the process behind the mount.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -145,4 +147,48 @@ fn records_of_mounts_are_plain_and_go_with_them() {
     assert_eq!(daemon::list(place.path()).unwrap(), []);
     drop(registration);
     assert_eq!(fs::read_dir(place.path().join("mounts")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_user_who_is_not_root_mounts_by_the_helper() {
+    const NOBODY: u32 = 65534;
+    if !rustix::process::geteuid().is_root() {
+        // Then every test here does.
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (place, _guard) = (place.path(), Guard(place.path()));
+    let (mountpoint, state) = (place.join("mnt"), place.join("state"));
+    fs::create_dir(&mountpoint).unwrap();
+    fs::create_dir_all(state.join("mounts")).unwrap();
+    // Where this program lies others may not get to.
+    let program = place.join("program");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    for path in [place, &mountpoint, &state, &state.join("mounts")] {
+        std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    let mut command = Command::new(program);
+    command
+        .args(["--exact", "daemon::background_side", "--nocapture"])
+        .env(PLACE, place)
+        .env("TMPDIR", place);
+    command.uid(NOBODY).gid(NOBODY);
+    let started = daemon::start(command, Some(b"open sesame"), &mountpoint, &state);
+    let log = fs::read_to_string(daemon::log_path(&state, &mountpoint)).unwrap();
+    if fs::metadata("/dev/fuse").unwrap().mode() & 0o006 != 0o006 {
+        // A machine that lets only root use it: the helper was asked, and its words came back.
+        assert!(started.is_err() && log.contains("/dev/fuse: Permission denied"), "{started:?}\n{log}");
+        return;
+    }
+    assert!(started.is_ok(), "{started:?}\n{log}");
+    let as_nobody = |program: &str, arguments: &[&str], path: &Path| {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(path).uid(NOBODY).gid(NOBODY).output().unwrap()
+    };
+    assert_eq!(as_nobody("cat", &[], &mountpoint.join("latest/f")).stdout, b"x");
+    // Not even root may look: the mount is the user's alone.
+    assert_eq!(fs::metadata(&mountpoint).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+    let ended = as_nobody("fusermount3", &["-u"], &mountpoint);
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(fs::read_dir(&mountpoint).unwrap().count(), 0);
 }
