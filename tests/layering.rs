@@ -38,12 +38,8 @@ fn packages_depend_downwards_only() {
     assert_eq!(packages.len(), ALLOWED.len(), "a package that this test does not know");
     for (name, allowed) in ALLOWED {
         let package = packages.iter().find(|p| p["name"] == name).unwrap();
-        let uses: BTreeSet<&str> = package["dependencies"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|d| d["name"].as_str().unwrap())
-            .collect();
+        let uses: BTreeSet<&str> =
+            package["dependencies"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
         for other in uses.iter().filter(|d| d.starts_with("plakar")) {
             assert!(allowed.contains(other), "{name} must not depend on {other}");
         }
