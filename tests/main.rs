@@ -1,4 +1,14 @@
 //! Tests of the whole: the installed binary as a user runs it, real kernel mounts, the packages' layering.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
+mod changes;
+mod common;
+mod concurrent;
+mod damage;
+mod errors;
+mod forgotten;
+mod interrupted;
 mod layering;
+mod mounted;
+mod output;
+mod roundtrip;

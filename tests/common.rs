@@ -1,0 +1,13 @@
+//! What the tests stand on: a place of their own with the program in it, mounts that end with the test, trees that hold
+//! everything a file system can, and a comparison that overlooks nothing.
+
+pub(crate) mod compare;
+pub(crate) mod directory;
+pub(crate) mod mount;
+pub(crate) mod sandbox;
+pub(crate) mod torture;
+
+pub(crate) use compare::{ALL, Compare};
+pub(crate) use directory::Directory;
+pub(crate) use mount::MountGuard;
+pub(crate) use sandbox::{Outcome, Sandbox, SmallDisk, copy_tree, hex_id};

@@ -1,0 +1,117 @@
+//! A kernel mount that ends with the test, however the test ends.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::sandbox::{Outcome, Sandbox, read_until};
+
+/// Longer than ending can take, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `plakar mount` as a child in the foreground.
+#[derive(Debug)]
+pub(crate) struct MountGuard {
+    directory: PathBuf,
+    child: Option<Child>,
+    command: Command,
+}
+
+impl MountGuard {
+    /// Mounts at a new directory, with these arguments behind `mount -to DIR`. Returns when it is mounted.
+    #[track_caller]
+    pub(crate) fn new<S: AsRef<OsStr>>(sandbox: &Sandbox, args: impl IntoIterator<Item = S>) -> Self {
+        let name = (0..).map(|i| format!("mount {i}")).find(|n| !sandbox.path(n).exists()).unwrap();
+        let directory = sandbox.path(name);
+        std::fs::create_dir(&directory).unwrap();
+        let words = [OsStr::new("mount"), OsStr::new("-to"), directory.as_os_str()];
+        let mut command = sandbox.command(words);
+        command.args(args);
+        let child = command.spawn().unwrap();
+        // From here on it is taken down also when it never gets ready.
+        let mut guard = Self { directory, child: Some(child), command };
+        let stdout = guard.child.as_mut().and_then(|c| c.stdout.take());
+        read_until(&mut stdout.unwrap(), b"mounted ");
+        guard
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Sends the process a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
+    }
+
+    /// Kills the process, and waits until it is gone. What it leaves behind goes with the guard.
+    pub(crate) fn kill(&mut self) {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Waits until the process has ended.
+    #[track_caller]
+    pub(crate) fn ended(mut self) -> Outcome {
+        let child = self.child.take().unwrap();
+        let pid = Pid::from_child(&child);
+        let ended = within(PATIENCE, move || child.wait_with_output().unwrap());
+        if ended.is_none() {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        Outcome::from_output(ended.unwrap(), &self.command)
+    }
+}
+
+/// Does something on another thread, and waits for it only so long.
+fn within<T: Send + 'static>(patience: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    ended.recv_timeout(patience).ok()
+}
+
+fn wait(mut child: Child) -> Option<ExitStatus> {
+    within(PATIENCE, move || child.wait().ok()).flatten()
+}
+
+/// Whether a process is there and not only waits for its parent to take note of its end.
+pub(crate) fn is_running(pid: i64) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold anything.
+    let state = status.rsplit(") ").next().and_then(|rest| rest.chars().next());
+    state.is_some_and(|s| !matches!(s, 'Z' | 'X'))
+}
+
+/// Whether something is mounted at a path.
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    // As the table writes blanks.
+    let path = path.to_str().unwrap().replace(' ', "\\040");
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().any(|line| line.split(' ').nth(4) == Some(&path))
+}
+
+impl Drop for MountGuard {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.take() {
+            let pid = Pid::from_child(&child);
+            let _ = kill_process(pid, Signal::TERM);
+            if is_mounted(&self.directory) {
+                // Whoever still looks at it must not keep it.
+                let _ = unmount(&self.directory, UnmountFlags::DETACH);
+            }
+            if wait(child).is_none() {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        if is_mounted(&self.directory) {
+            let _ = unmount(&self.directory, UnmountFlags::DETACH);
+        }
+    }
+}

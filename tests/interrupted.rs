@@ -1,0 +1,168 @@
+//! A backup that is killed or stopped at any moment leaves a whole store, and what it uploaded is found again.
+
+use std::mem::MaybeUninit;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::common::torture::noise;
+use crate::common::{ALL, Outcome, Sandbox, hex_id};
+
+/// How much the tree holds, about: several packfiles.
+const FILES: u64 = 700;
+
+fn tree(sandbox: &Sandbox) -> PathBuf {
+    let root = sandbox.path("source");
+    for i in 0..FILES {
+        let dir = root.join(format!("{}", i % 20));
+        std::fs::create_dir_all(&dir).unwrap();
+        let size = if i % 10 == 0 { 700_000 } else { 90_000 };
+        std::fs::write(dir.join(i.to_string()), noise(i, size)).unwrap();
+    }
+    root
+}
+
+fn start(sandbox: &Sandbox) -> (Child, Command) {
+    let mut command = sandbox.command(["backup", "source"]);
+    (command.spawn().unwrap(), command)
+}
+
+/// Sends a signal, and waits for the end; tells how long that took.
+fn send(which: Signal, child: Child, command: &Command) -> (Outcome, Duration) {
+    let begun = Instant::now();
+    let _ = kill_process(Pid::from_child(&child), which);
+    let outcome = Outcome::when_ended(child, command);
+    (outcome, begun.elapsed())
+}
+
+/// Waits for a file to appear in an area of the store, or below it.
+struct Appears(rustix::fd::OwnedFd);
+
+impl Appears {
+    fn new(directory: &Path) -> Self {
+        std::fs::create_dir_all(directory).unwrap();
+        let watch = inotify::init(CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&watch, directory, WatchFlags::CREATE | WatchFlags::MOVED_TO).unwrap();
+        Self(watch)
+    }
+
+    /// Blocks until something does.
+    fn wait(&self) {
+        let mut room = [MaybeUninit::uninit(); 4096];
+        inotify::Reader::new(&self.0, &mut room).next().unwrap();
+    }
+}
+
+/// The store is whole, and what is in it can be restored.
+fn store_is_whole(sandbox: &Sandbox) -> usize {
+    sandbox.run(["check"]).succeeds();
+    let listed = sandbox.run(["ls"]).succeeds();
+    listed.text().lines().count()
+}
+
+#[test]
+fn a_backup_killed_at_any_moment_damages_nothing() {
+    let sandbox = Sandbox::with_key_file();
+    let source = tree(&sandbox);
+    // How long a whole one takes, into a store of its own.
+    let other = Sandbox::with_key_file();
+    let begun = Instant::now();
+    other.backup(&source);
+    let whole = begun.elapsed();
+    let mut killed = 0;
+    for tenth in [1, 9, 2, 8, 3, 7, 4, 6, 5, 10] {
+        let (child, command) = start(&sandbox);
+        std::thread::sleep(whole * tenth / 10);
+        let (outcome, _) = send(Signal::KILL, child, &command);
+        killed += u32::from(outcome.code.is_none());
+        let snapshots = store_is_whole(&sandbox);
+        assert!(snapshots <= 1, "{snapshots} snapshots of one run");
+        for snapshot in sandbox.objects("snapshots") {
+            std::fs::remove_file(snapshot).unwrap();
+        }
+    }
+    assert!(killed > 0, "not one was killed in time");
+    let id = hex_id(&sandbox.backup(&source));
+    ALL.check(&source, &sandbox.restore(&id));
+    sandbox.run(["check"]).succeeds();
+}
+
+#[test]
+fn a_backup_killed_while_it_writes_any_kind_of_object_damages_nothing() {
+    let sandbox = Sandbox::with_key_file();
+    let source = tree(&sandbox);
+    // An object begins by a temporary file, and is there once that has its name.
+    for area in ["leases", "data", "meta", "states", "snapshots"] {
+        for events in [1, 2, 3] {
+            let place = sandbox.store().join(area);
+            let appears = Appears::new(&place);
+            let (mut child, command) = start(&sandbox);
+            let waiting = std::thread::spawn(move || (0..events).for_each(|_| appears.wait()));
+            // If it ends before there were so many, there was nothing to kill it at.
+            while !waiting.is_finished() && child.try_wait().unwrap().is_none() {
+                std::thread::yield_now();
+            }
+            let _ = kill_process(Pid::from_child(&child), Signal::KILL);
+            Outcome::when_ended(child, &command);
+            store_is_whole(&sandbox);
+        }
+    }
+    let id = hex_id(&sandbox.backup(&source));
+    ALL.check(&source, &sandbox.restore(&id));
+    sandbox.run(["check"]).succeeds();
+}
+
+#[test]
+fn an_interrupted_backup_stops_soon_and_its_uploads_are_found_again() {
+    for which in [Signal::INT, Signal::TERM] {
+        let sandbox = Sandbox::with_key_file();
+        let source = tree(&sandbox);
+        let appears = Appears::new(&sandbox.store().join("data"));
+        let (child, command) = start(&sandbox);
+        // The first packfile has begun, and most is still to come.
+        appears.wait();
+        let (outcome, took) = send(which, child, &command);
+        let outcome = outcome.ends_with(130).says(&["stopped"]);
+        // Meant is a second; tests share the machine.
+        assert!(took < Duration::from_secs(5), "{took:?}: {outcome}");
+        assert_eq!(store_is_whole(&sandbox), 0);
+        assert!(sandbox.objects("leases").is_empty(), "it has taken its lease away");
+        let before = sandbox.stored_bytes();
+        assert!(before > 100_000, "only {before} bytes were kept");
+        let id = hex_id(&sandbox.backup(&source));
+        let after = sandbox.stored_bytes();
+        ALL.check(&source, &sandbox.restore(&id));
+
+        // As much as one backup alone takes, and a little for each run.
+        let alone = Sandbox::with_key_file();
+        std::fs::rename(&source, alone.path("source")).unwrap();
+        alone.backup(&alone.path("source"));
+        let alone = alone.stored_bytes();
+        assert!(after < alone + alone / 50 + (64 << 10), "{after} where {alone} are enough");
+    }
+}
+
+#[test]
+fn an_interrupted_restore_stops_soon_and_leaves_no_half_files() {
+    let sandbox = Sandbox::with_key_file();
+    let source = tree(&sandbox);
+    sandbox.backup(&source);
+    let appears = Appears::new(&sandbox.path("to"));
+    let mut command = sandbox.command(["restore", "-to", "to", "latest"]);
+    let child = command.spawn().unwrap();
+    appears.wait();
+    let (outcome, took) = send(Signal::INT, child, &command);
+    let outcome = outcome.ends_with(130).says(&["stopped", "hint:"]);
+    assert!(took < Duration::from_secs(5), "{took:?}: {outcome}");
+    for file in crate::common::sandbox::files_below(&sandbox.path("to")) {
+        let name = file.strip_prefix(sandbox.path("to")).unwrap();
+        let same = std::fs::read(&file).unwrap() == std::fs::read(source.join(name)).unwrap_or_default();
+        assert!(same, "{} is half", file.display());
+    }
+    // It goes on where it was.
+    sandbox.run(["restore", "-overwrite", "newer", "-to", "to", "latest"]).succeeds();
+    ALL.check(&source, &sandbox.path("to"));
+}
