@@ -185,6 +185,10 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Store(e) if e.kind() == StoreErrorKind::Unusable => ErrorKind::NoStore,
+            // An object that others name, and a range that was recorded: stores say `Unavailable` when all is gone.
+            Self::Store(e) if matches!(e.kind(), StoreErrorKind::NotFound | StoreErrorKind::OutOfRange) => {
+                ErrorKind::Damaged
+            }
             Self::Store(_) => ErrorKind::Store,
             Self::NoStore { .. } | Self::NotAStore { .. } => ErrorKind::NoStore,
             Self::SecretNeeded { .. } => ErrorKind::SecretNeeded,

@@ -22,9 +22,9 @@ use tokio::sync::OnceCell;
 
 use crate::cache::{LocalCache, LocalDirs, WriterState};
 use crate::config::Config;
-use crate::crypto::Keyring;
 use crate::crypto::kdf::KdfParams;
 use crate::crypto::secret::Secret;
+use crate::crypto::{BlockKey, Keyring};
 use crate::error::{Error, Result};
 use crate::id::{BlobId, ObjectId};
 use crate::keyslot::{KeySlot, UserSecret};
@@ -129,6 +129,14 @@ impl Probe {
             Ok(b) => Ok(b),
             Err(e) if e.kind() == StoreErrorKind::NotFound && listed.is_empty() => {
                 return Err(Error::NotAStore { location, reason: "it has no CONFIG".into() });
+            }
+            // With keys, CONFIG was written last: without it and without snapshots nothing was ever in use.
+            Err(e)
+                if e.kind() == StoreErrorKind::NotFound && store.list(Area::Snapshots).await?.is_empty() =>
+            {
+                let reason =
+                    "it was not made whole, and holds no snapshot: remove it and create it again".into();
+                return Err(Error::NotAStore { location, reason });
             }
             Err(e) => Err(e.into()),
         };
@@ -440,14 +448,19 @@ impl Repository {
         Ok(())
     }
 
-    /// Writes an object of one block under a new id; gives the id and how the store lists it.
-    pub(crate) async fn put_small(&self, area: Area, fields: &[u8]) -> Result<(ObjectId, Bytes, i64)> {
-        let id = ObjectId::random();
-        let key = match area {
+    /// The key of an area's objects of one block.
+    fn key_of(&self, area: Area) -> &BlockKey {
+        match area {
             Area::Snapshots => &self.keys.snapshots,
             Area::Leases => &self.keys.index,
             _ => &self.keys.manage,
-        };
+        }
+    }
+
+    /// Writes an object of one block under a new id; gives the id and how the store lists it.
+    pub(crate) async fn put_small(&self, area: Area, fields: &[u8]) -> Result<(ObjectId, Bytes, i64)> {
+        let id = ObjectId::random();
+        let key = self.key_of(area);
         let bytes: Bytes =
             crate::object::encode_small(key, area, self.config.store, self.keys.is_sealed(), id, fields)
                 .into();

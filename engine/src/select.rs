@@ -116,6 +116,7 @@ impl Spec {
         match found.as_slice() {
             [one] => Ok((*one).clone()),
             [] => match catalog.broken.iter().find(|(id, _)| id.to_string().starts_with(&prefix)) {
+                Some((_, Error::Newer { object })) => Err(Error::Newer { object: object.clone() }),
                 Some((id, e)) => Err(Error::damaged(
                     crate::storage::ObjectName::new(crate::storage::Area::Snapshots, *id),
                     crate::repository::report(e),

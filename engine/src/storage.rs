@@ -131,7 +131,7 @@ pub enum StoreErrorKind {
     NoSpace,
     /// The object ends before the range that was asked for does.
     OutOfRange,
-    /// The store did not answer in time or cannot be reached; worth another try.
+    /// The store did not answer in time, cannot be reached, or has gone as a whole; worth another try.
     Unavailable,
     /// The place is not usable as a store (a file in place of a directory, for example).
     Unusable,

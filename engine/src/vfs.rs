@@ -331,9 +331,5 @@ fn may_have_moved(e: &Error) -> bool {
 
 /// Whether an error means that stored bytes are damaged or gone, as against a store that cannot be reached.
 pub fn is_damage(e: &Error) -> bool {
-    match e {
-        Error::Store(e) => matches!(e.kind(), StoreErrorKind::NotFound | StoreErrorKind::OutOfRange),
-        Error::Shared(e) => is_damage(e),
-        e => e.kind() == ErrorKind::Damaged,
-    }
+    e.kind() == ErrorKind::Damaged
 }

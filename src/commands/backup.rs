@@ -14,7 +14,7 @@ use plakar_engine::importer::Importer;
 use plakar_engine::monitor::{Event, Monitor};
 use plakar_engine::ops::Cancel;
 use plakar_engine::ops::backup::{BackupOptions, BackupReport, backup};
-use plakar_engine::ops::check::{Depth, check};
+use plakar_engine::ops::check::{Depth, Scope, check};
 use plakar_engine::repository::Repository;
 use plakar_engine::snapshot::Snapshot;
 use serde_json::json;
@@ -325,7 +325,7 @@ async fn check_new(
     let id = snapshot.id.short();
     let progress = Progress::begin(context, "check", Bar::Wanted, false);
     let what = [(Arc::new(snapshot), b"/".to_vec())];
-    let done = Box::pin(check(repository, &what, Depth::Full, progress.clone(), cancel)).await;
+    let done = Box::pin(check(repository, &what, Depth::Full, Scope::Trees, progress.clone(), cancel)).await;
     progress.end();
     super::check::conclude(context, &done?, &progress, Some(&id))
 }

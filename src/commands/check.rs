@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use plakar_engine::error::ErrorKind;
-use plakar_engine::ops::check::{CheckReport, Depth, check};
+use plakar_engine::ops::check::{CheckReport, Depth, Scope, check};
 use plakar_engine::repository::catalog::Catalog;
 use plakar_engine::select::{Filter, Spec};
 use plakar_engine::snapshot::Snapshot;
 use serde_json::json;
 
-use super::{find, newest, why};
+use super::{find, newest};
 use crate::cli::Query;
 use crate::context::AppContext;
 use crate::exit_code::ExitCode;
@@ -50,15 +50,16 @@ pub(crate) async fn run(context: &AppContext, args: CheckArgs) -> anyhow::Result
     let bar = if args.no_progress { Bar::Unwanted } else { Bar::Wanted };
     let progress = Progress::begin(context, "check", bar, context.globals.verbose);
     let depth = if args.fast { Depth::Fast } else { Depth::Full };
-    let done = Box::pin(check(&repository, &what, depth, progress.clone(), cancel)).await;
+    // Damage elsewhere is none of a snapshot that is named.
+    let scope = if args.snapshots.is_empty() { Scope::Store } else { Scope::Trees };
+    let done = Box::pin(check(&repository, &what, depth, scope, progress.clone(), cancel)).await;
     progress.end();
-    let mut report = done.map_err(|e| match e.kind() {
+    let report = done.map_err(|e| match e.kind() {
         ErrorKind::Cancelled => {
             Failure::new("the check was stopped before it was whole").with_code(ExitCode::Interrupted).into()
         }
         _ => anyhow::Error::new(e).context("the check failed"),
     })?;
-    add_unreadable(&mut report, &catalog, &args.snapshots, &progress);
     conclude(context, &report, &progress, None)
 }
 
@@ -85,22 +86,6 @@ fn choose(
         what.push((snapshot, if whole { b"/".to_vec() } else { path }));
     }
     Ok(what)
-}
-
-/// Snapshots and small objects that cannot be read are damage too, unless one asked for others.
-fn add_unreadable(report: &mut CheckReport, catalog: &Catalog, arguments: &[OsString], progress: &Progress) {
-    use plakar_engine::monitor::{Event, Monitor};
-    if !arguments.is_empty() {
-        return;
-    }
-    let broken = catalog.broken.iter().map(|(id, e)| (format!("snapshots/{id}"), e));
-    for (name, e) in broken.chain(catalog.unreadable.iter().map(|(name, e)| (name.to_string(), e))) {
-        let reason = why(&name, e);
-        progress.event(Event::Failed { path: name.as_bytes(), reason: &reason });
-        report.problems.push((name, reason));
-    }
-    report.snapshots += catalog.broken.len() as u64;
-    report.damaged_snapshots += catalog.broken.len() as u64;
 }
 
 /// Prints what a check found, and gives its exit code. `id` is the only snapshot, if it was one that was just made.

@@ -10,6 +10,7 @@ use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -38,6 +39,8 @@ struct Place {
     root: PathBuf,
     /// Directories whose own names are known to be on disk.
     durable: Mutex<HashSet<PathBuf>>,
+    /// Whether objects were met: where they were and nothing is now, the disk was taken away, and nothing is missing.
+    seen: AtomicBool,
 }
 
 impl FsStore {
@@ -46,7 +49,10 @@ impl FsStore {
         let location = path.display().to_string();
         // Fails only for an empty path or a current directory that is gone; using it then says so.
         let root = std::path::absolute(&path).unwrap_or(path);
-        Self { location, place: Arc::new(Place { root, durable: Mutex::default() }) }
+        Self {
+            location,
+            place: Arc::new(Place { root, durable: Mutex::default(), seen: AtomicBool::new(false) }),
+        }
     }
 
     /// Runs file-system work where it may block.
@@ -81,15 +87,15 @@ impl Store for FsStore {
     }
 
     async fn list(&self, area: Area) -> Result<Vec<Listed>, StoreError> {
-        self.blocking(move |place| place.list(area)).await
+        self.blocking(move |place| place.present("list", place.list(area), Vec::is_empty)).await
     }
 
     async fn get(&self, name: ObjectName, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-        self.blocking(move |place| place.get(name, range)).await
+        self.blocking(move |place| place.present("read", place.get(name, range), |_| false)).await
     }
 
     async fn stat(&self, name: ObjectName) -> Result<Listed, StoreError> {
-        self.blocking(move |place| place.stat(name)).await
+        self.blocking(move |place| place.present("look at", place.stat(name), |_| false)).await
     }
 
     async fn put(&self, name: ObjectName) -> Result<Box<dyn PutObject>, StoreError> {
@@ -138,6 +144,35 @@ impl Place {
             }
             Err(e) => Err(fail(e)),
         }
+    }
+
+    /// Looks twice at "not there" and "empty": a disk that was unmounted leaves an empty directory behind, or none.
+    fn present<T>(
+        &self,
+        operation: &'static str,
+        answer: Result<T, StoreError>,
+        is_empty: impl Fn(&T) -> bool,
+    ) -> Result<T, StoreError> {
+        let nothing = match &answer {
+            Ok(value) => is_empty(value),
+            Err(e) => e.kind() == StoreErrorKind::NotFound,
+        };
+        if !nothing {
+            self.seen.store(true, Ordering::Relaxed);
+        } else if self.seen.load(Ordering::Relaxed) && !self.holds_anything() {
+            let kind = StoreErrorKind::Unavailable;
+            return Err(StoreError::new(
+                kind,
+                operation,
+                self,
+                "everything in it is gone: was the disk unmounted?",
+            ));
+        }
+        answer
+    }
+
+    fn holds_anything(&self) -> bool {
+        fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_some())
     }
 
     /// Whether there is a place at all: what tells an empty area from a disk that is not mounted.

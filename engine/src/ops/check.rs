@@ -19,6 +19,7 @@ use crate::repository::catalog::Catalog;
 use crate::repository::recent::RecentFrames;
 use crate::repository::{Index, Marks, Repository, report};
 use crate::snapshot::Snapshot;
+use crate::storage::{Area, ObjectName};
 use crate::tree::{Detail, Entry};
 use crate::vfs::{Vfs, is_damage};
 use crate::walk::{Step, Walk};
@@ -30,6 +31,15 @@ pub enum Depth {
     Fast,
     /// Read, open and verify every blob too.
     Full,
+}
+
+/// How far to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// The given trees, and every object of the store that no tree leads to.
+    Store,
+    /// The given trees only, and what is needed for them.
+    Trees,
 }
 
 /// What a check found.
@@ -58,6 +68,7 @@ pub async fn check(
     repository: &Arc<Repository>,
     what: &[(Arc<Snapshot>, Vec<u8>)],
     depth: Depth,
+    scope: Scope,
     monitor: Arc<dyn Monitor>,
     cancel: Cancel,
 ) -> Result<CheckReport> {
@@ -77,7 +88,9 @@ pub async fn check(
         bad: HashMap::new(),
         bad_nodes: HashMap::new(),
     };
-    check.objects(depth).await?;
+    if scope == Scope::Store {
+        check.objects(depth).await?;
+    }
     let mut starts = Vec::new();
     for (snapshot, path) in what {
         match check.vfs.resolve(snapshot, path).await {
@@ -147,13 +160,18 @@ impl Check {
         problems.extend(notices.map(|n| ("the store's keys".to_owned(), n.clone())));
         problems
             .extend(repository.unreadable_states().into_iter().map(|(id, e)| (format!("states/{id}"), e)));
+        let broken = self.catalog.broken.iter();
+        problems.extend(broken.map(|(id, e)| (ObjectName::new(Area::Snapshots, *id).to_string(), report(e))));
         problems.extend(self.catalog.unreadable.iter().map(|(name, e)| (name.to_string(), report(e))));
         if depth == Depth::Full {
+            problems.extend(repository.damaged_small_objects().await?);
             problems.extend(repository.damaged_states().await?);
             problems.extend(repository.damaged_packfiles(&self.index).await?);
         }
         problems.sort();
         problems.dedup_by(|a, b| a.0 == b.0);
+        self.report.snapshots += self.catalog.broken.len() as u64;
+        self.report.damaged_snapshots += self.catalog.broken.len() as u64;
         for (object, reason) in problems {
             self.problem(object.as_bytes(), &reason);
         }

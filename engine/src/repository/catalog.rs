@@ -8,7 +8,6 @@ use futures::stream::{self, StreamExt};
 
 use super::Repository;
 use super::index::blocking;
-use crate::crypto::BlockKey;
 use crate::error::{Error, Result};
 use crate::id::ObjectId;
 use crate::object::{MAX_SMALL, decode_small};
@@ -95,14 +94,6 @@ fn digest(snapshots: &[Listed], removals: &[Listed]) -> [u8; 32] {
     *h.finalize().as_bytes()
 }
 
-fn key_of(repository: &Repository, area: Area) -> &BlockKey {
-    match area {
-        Area::Snapshots => &repository.keys.snapshots,
-        Area::Leases => &repository.keys.index,
-        _ => &repository.keys.manage,
-    }
-}
-
 /// Reads and decodes the objects of an area.
 async fn read<T>(
     repository: &Repository,
@@ -117,7 +108,7 @@ async fn read<T>(
     let cached: HashMap<ObjectId, Vec<u8>> =
         blocking(move || cache.objects(area)).await.unwrap_or_default().into_iter().collect();
     let open = |id: ObjectId, bytes: &[u8]| {
-        let clear = decode_small(key_of(repository, area), area, repository.config.store, id, bytes)?;
+        let clear = decode_small(repository.key_of(area), area, repository.config.store, id, bytes)?;
         decode(id, &clear)
     };
     let mut out = Vec::with_capacity(listed.len());

@@ -7,8 +7,10 @@ use super::index::Index;
 use super::states::{RecordSink, StateReader};
 use super::{Repository, report};
 use crate::error::{Error, Result};
-use crate::object::{PREAMBLE, Preamble};
+use crate::object::{MAX_SMALL, PREAMBLE, Preamble, decode_small};
 use crate::packfile::{TRAILER, area_of, decode_footer, decode_trailer};
+use crate::removal::{Note, Removal};
+use crate::snapshot::Snapshot;
 use crate::state::{PackfileRecord, Table};
 use crate::storage::{Area, Listed, ObjectName};
 use crate::vfs::is_damage;
@@ -52,6 +54,35 @@ impl Repository {
             damage(ObjectName::new(Area::States, l.id), read.await)
         });
         collect(all.buffer_unordered(PARALLEL)).await
+    }
+
+    /// Reads every snapshot, removal and note from the store, whatever is cached.
+    pub(crate) async fn damaged_small_objects(&self) -> Result<Vec<Damage>> {
+        let mut all = Vec::new();
+        for area in [Area::Snapshots, Area::Removals, Area::Notes] {
+            let listed = self.store.list(area).await?;
+            let found = stream::iter(listed).map(|l| async move {
+                let name = ObjectName::new(area, l.id);
+                damage(name, self.look_at_small(name, l).await)
+            });
+            all.extend(collect(found.buffer_unordered(PARALLEL)).await?);
+        }
+        Ok(all)
+    }
+
+    async fn look_at_small(&self, name: ObjectName, listed: Listed) -> Result<()> {
+        if listed.len > MAX_SMALL {
+            return Err(Error::object(name, WireError::Malformed("length")));
+        }
+        let bytes = self.store.get(name, None).await?;
+        let key = self.key_of(name.area);
+        let clear = decode_small(key, name.area, self.config.store, name.id, &bytes);
+        let decoded = clear.and_then(|clear| match name.area {
+            Area::Snapshots => Snapshot::decode(name.id, &clear).map(drop),
+            Area::Removals => Removal::decode(&clear).map(drop),
+            _ => Note::decode(&clear).map(drop),
+        });
+        decoded.map_err(|e| Error::object(name, e))
     }
 
     /// Looks at length, beginning and footer of every packfile of the index.

@@ -7,7 +7,8 @@ use super::{
 use crate::id::BlobId;
 use crate::wire::Put;
 
-const PAGE_LEAST: usize = 128;
+/// A directory with fewer entries is one node.
+pub(crate) const PAGE_LEAST: usize = 128;
 const PAGE_MOST: usize = 8192;
 const PAGE_BYTES: usize = 512 << 10;
 const LIST_LEAST: usize = 32;

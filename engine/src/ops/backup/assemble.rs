@@ -253,7 +253,18 @@ impl Directory {
             }
         }
         let unchanged = !self.changed.load(Ordering::Relaxed) && assembly.previous.is_trusted();
-        let reused = self.node.filter(|_| unchanged);
+        // A state that was lost since may have taken the node with it, or pages that a large one names: those are
+        // encoded again, which costs little and stores only what is missing.
+        let reused = match self.node {
+            Some(node)
+                if unchanged
+                    && entries.len() < tree::build::PAGE_LEAST
+                    && assembly.run.is_known(&node)? =>
+            {
+                Some(node)
+            }
+            _ => None,
+        };
         let node = match reused {
             Some(node) => node,
             None => {
@@ -261,7 +272,7 @@ impl Directory {
                 tree::build::directory(&entries, key, |blob| assembly.put_meta(&blob))?
             }
         };
-        if self.cached && (reused.is_none() || assembly.previous.is_without_cache()) {
+        if self.cached && (!unchanged || self.node != Some(node) || assembly.previous.is_without_cache()) {
             let parent = self.parent.as_ref().map_or(&b""[..], |(p, _)| &p.path);
             assembly.previous.stage(&self.path, parent, node, &entries, &stamps)?;
         }

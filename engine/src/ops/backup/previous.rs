@@ -44,7 +44,7 @@ pub(super) struct Previous {
     base: Option<ObjectId>,
     /// The previous snapshot, if it is live: everything below its nodes is in the store.
     snapshot: Option<Arc<Snapshot>>,
-    /// Whether nodes and extents may be taken over without looking their blobs up.
+    /// Whether what is below a known node or list may be relied on without looking it up.
     trusted: bool,
     tree: Option<(Vfs, Handle)>,
     staged: Mutex<Staged>,
@@ -109,7 +109,7 @@ impl Previous {
         self.snapshot.as_ref().map(|s| s.summary())
     }
 
-    /// Whether nodes and extents may be taken over as they are.
+    /// Whether a node may be taken over if it, and all that its entries name, is known.
     pub(super) fn is_trusted(&self) -> bool {
         self.trusted
     }
@@ -170,8 +170,8 @@ impl Previous {
             return Ok(false);
         }
         match &then.detail {
-            Detail::Regular(_) if self.trusted => Ok(true),
-            Detail::Regular(c) if c.level > 0 => Ok(false),
+            // What is below a list can only be trusted, not looked up without reading it.
+            Detail::Regular(c) if c.level > 0 && !self.trusted => Ok(false),
             Detail::Regular(c) => {
                 let ids = c.items.iter().filter_map(|Extent { id, .. }| id.as_ref());
                 ids.map(known).try_fold(true, |all, k| k.map(|k| all && k))

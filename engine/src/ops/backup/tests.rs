@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::cache::LocalDirs;
 use crate::monitor::Silent;
-use crate::ops::check::{Depth, check};
+use crate::ops::check::{Depth, Scope, check};
 use crate::storage::Store;
 use crate::storage::memory::MemoryStore;
 use crate::testing::faulty::FaultyStore;
@@ -47,8 +47,9 @@ impl Bench {
         let catalog = repository.refresh_catalog().await.unwrap();
         assert!(catalog.broken.is_empty());
         let all: Vec<_> = catalog.snapshots.iter().map(|s| (s.clone(), b"/".to_vec())).collect();
-        let report =
-            check(&repository, &all, Depth::Full, Arc::new(Silent), Cancel::default()).await.unwrap();
+        let report = check(&repository, &all, Depth::Full, Scope::Store, Arc::new(Silent), Cancel::default())
+            .await
+            .unwrap();
         assert_eq!(report.problems, []);
     }
 }
