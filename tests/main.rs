@@ -12,3 +12,4 @@ mod layering;
 mod mounted;
 mod output;
 mod roundtrip;
+mod surroundings;
