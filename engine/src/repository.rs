@@ -416,15 +416,21 @@ impl Repository {
         Ok(slot)
     }
 
-    /// Removes a key slot; never the last one.
+    /// Removes a key slot; never the last one that is whole.
     pub async fn remove_key(&self, id: ObjectId) -> Result<()> {
         let slots = self.store.list(Area::Keys).await?;
         if !slots.iter().any(|l| l.id == id) {
             return Err(Error::Usage(format!("there is no key {}", id.short())));
         }
-        if slots.len() < 2 {
+        let mut others = 0;
+        for l in slots.iter().filter(|l| l.id != id) {
+            let bytes = self.store.get(ObjectName::new(Area::Keys, l.id), None).await?;
+            let slot = KeySlot::decode(l.id, &bytes).ok();
+            others += usize::from(slot.is_some_and(|s| Config::verify(&s.config, &self.keys)));
+        }
+        if others == 0 {
             return Err(Error::Usage(
-                "this is the only key: without it nobody could open the store again".into(),
+                "this is the only key that is whole: without it nobody could open the store again".into(),
             ));
         }
         Ok(self.store.delete(ObjectName::new(Area::Keys, id)).await?)

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 
 use super::Cancel;
 use super::gather::{self, Verified, Wanted};
@@ -71,6 +71,7 @@ pub async fn restore(
         cancel,
         counts: Counts::default(),
         links: Mutex::default(),
+        failing: AtomicBool::new(false),
     });
     let mut walk = Walk::new(vfs.clone(), entry, start);
     let mut made = Vec::new();
@@ -143,6 +144,8 @@ struct Job {
     cancel: Cancel,
     counts: Counts,
     links: Mutex<HashMap<u64, First>>,
+    /// Something has ended the restore.
+    failing: AtomicBool,
 }
 
 /// A regular file being restored.
@@ -358,16 +361,24 @@ impl Job {
         }
         wanted.sort_unstable_by_key(|w| (w.located.frames.first().map(|f| f.key()), w.located.offset));
         let parallel = std::thread::available_parallelism().map_or(2, usize::from) + 2;
-        stream::iter(gather::batches(wanted.into_iter().map(Ok)))
+        let mut batches = stream::iter(gather::batches(wanted.into_iter().map(Ok)))
             .map(|batch| async {
-                self.cancel.check()?;
+                if self.failing.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
                 let job = self.clone();
                 gather::read(&self.repository, batch?, move |w, verified| job.write(&w.uses, verified)).await
             })
-            .buffer_unordered(parallel)
-            .try_collect::<Vec<()>>()
-            .await?;
-        Ok(())
+            .buffer_unordered(parallel);
+        // After a failure, what is under way is still waited for: its files are closed, and leave nothing behind.
+        let mut failure = None;
+        while let Some(done) = batches.next().await {
+            if let Err(e) = done {
+                self.failing.store(true, Ordering::Relaxed);
+                failure.get_or_insert(e);
+            }
+        }
+        failure.map_or(Ok(()), Err)
     }
 
     /// Writes one blob wherever it belongs.
