@@ -101,7 +101,6 @@ impl Removal {
 /// What all removals of a store say together.
 #[derive(Clone, Debug, Default)]
 pub struct Removals {
-    by_id: HashMap<ObjectId, Removal>,
     undeleted: HashSet<ObjectId>,
     deleted: HashMap<ObjectId, Vec<ObjectId>>,
     doomed: HashSet<ObjectId>,
@@ -127,7 +126,6 @@ impl Removals {
                 }
             }
         }
-        self.by_id.insert(id, removal);
     }
 
     /// Whether a snapshot is deleted: some tombstone of it was not taken back.
@@ -148,16 +146,6 @@ impl Removals {
     /// The state that replaces this one.
     pub fn successor(&self, state: &ObjectId) -> Option<ObjectId> {
         self.replaced.get(state).copied()
-    }
-
-    /// The ids known.
-    pub fn ids(&self) -> impl Iterator<Item = &ObjectId> {
-        self.by_id.keys()
-    }
-
-    /// Whether a removal is known already.
-    pub fn contains(&self, id: &ObjectId) -> bool {
-        self.by_id.contains_key(id)
     }
 }
 

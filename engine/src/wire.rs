@@ -58,11 +58,6 @@ impl<'a> Reader<'a> {
         self.array::<1>().map(|[b]| b)
     }
 
-    /// A little-endian `u16`.
-    pub fn u16(&mut self) -> WireResult<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
     /// A little-endian `u32`.
     pub fn u32(&mut self) -> WireResult<u32> {
         self.array().map(u32::from_le_bytes)
@@ -133,8 +128,6 @@ impl<'a> Reader<'a> {
 
 /// Appends encoded values to a buffer.
 pub trait Put {
-    /// Appends a `u16`, little-endian.
-    fn put_u16(&mut self, v: u16);
     /// Appends a `u32`, little-endian.
     fn put_u32(&mut self, v: u32);
     /// Appends a `u64`, little-endian.
@@ -150,10 +143,6 @@ pub trait Put {
 }
 
 impl Put for Vec<u8> {
-    fn put_u16(&mut self, v: u16) {
-        self.extend_from_slice(&v.to_le_bytes());
-    }
-
     fn put_u32(&mut self, v: u32) {
         self.extend_from_slice(&v.to_le_bytes());
     }

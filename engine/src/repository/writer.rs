@@ -25,7 +25,7 @@ use crate::ops::Cancel;
 use crate::removal::Lease;
 use crate::snapshot::Snapshot;
 use crate::state::{BlobRecord, PackfileRecord};
-use crate::storage::{Area, ObjectName, StoreErrorKind};
+use crate::storage::{Area, ObjectName};
 
 /// Blobs that are gathered before a state is written in the middle of a run: bounds memory, and what an interrupted
 /// run loses.
@@ -404,14 +404,5 @@ impl Framer {
         let frame = self.encoder.encode(&run.key, self.class, &self.buffer);
         self.buffer.clear();
         run.submit(self.class, Group { frames: vec![frame], blobs: std::mem::take(&mut self.blobs) })
-    }
-}
-
-/// Whether a failure means that the store is full: nothing is damaged, and space is what is needed.
-pub fn is_no_space(e: &Error) -> bool {
-    match e {
-        Error::Store(e) => e.kind() == StoreErrorKind::NoSpace,
-        Error::Shared(e) => is_no_space(e),
-        _ => false,
     }
 }
