@@ -18,8 +18,11 @@ use futures::FutureExt;
 use futures::future::{Shared, join_all};
 use plakar_engine::error::{Error, Result};
 use plakar_engine::repository::reader::{FrameKey, FrameRef, FrameSource, Purpose};
+use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+use crate::activity::Sum;
 
 pub use memory::MemoryFrames;
 
@@ -32,14 +35,48 @@ pub struct CachedFrames {
     inner: Arc<dyn FrameSource>,
     memory: Arc<MemoryFrames>,
     loads: Arc<Mutex<HashMap<FrameKey, Load>>>,
+    counters: Arc<Counters>,
     runtime: Handle,
+}
+
+/// How often frames were wanted, and what came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FrameCounts {
+    /// Found in memory.
+    pub hits: u64,
+    /// Not found there: waited for.
+    pub misses: u64,
+    /// Asked for before anybody wanted them.
+    pub prefetched: u64,
+    /// Decoded, whoever wanted them.
+    pub loaded: u64,
+    /// Their bytes, as stored.
+    pub loaded_bytes: u64,
+    /// Could not be read.
+    pub failed: u64,
+    /// On their way now.
+    pub under_way: u64,
+    /// Bytes in memory, of files.
+    pub data_bytes: u64,
+    /// Bytes in memory, of directories.
+    pub meta_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    hits: Sum,
+    misses: Sum,
+    prefetched: Sum,
+    loaded: Sum,
+    loaded_bytes: Sum,
+    failed: Sum,
 }
 
 impl CachedFrames {
     /// In front of `inner`, with room for `data_bytes` and `meta_bytes`. Loads run on `runtime`.
     pub fn new(inner: Arc<dyn FrameSource>, data_bytes: u64, meta_bytes: u64, runtime: Handle) -> Self {
         let memory = Arc::new(MemoryFrames::new(data_bytes, meta_bytes));
-        Self { inner, memory, loads: Arc::default(), runtime }
+        Self { inner, memory, loads: Arc::default(), counters: Arc::default(), runtime }
     }
 
     /// What is remembered.
@@ -47,11 +84,29 @@ impl CachedFrames {
         &self.memory
     }
 
+    /// What came of what was wanted so far.
+    pub fn counts(&self) -> FrameCounts {
+        let (data_bytes, meta_bytes) = self.memory.bytes();
+        let c = &self.counters;
+        FrameCounts {
+            hits: c.hits.read(),
+            misses: c.misses.read(),
+            prefetched: c.prefetched.read(),
+            loaded: c.loaded.read(),
+            loaded_bytes: c.loaded_bytes.read(),
+            failed: c.failed.read(),
+            under_way: self.loads.lock().unwrap_or_else(PoisonError::into_inner).len() as u64,
+            data_bytes,
+            meta_bytes,
+        }
+    }
+
     /// Begins to load frames that are neither here nor on their way, and waits for none.
     pub fn prefetch(&self, wanted: &[FrameRef]) {
         let missing: Vec<FrameRef> =
             wanted.iter().filter(|f| !self.memory.holds(f.class, &f.key())).cloned().collect();
         if !missing.is_empty() {
+            self.counters.prefetched.add(missing.len() as u64);
             self.begin(&missing, Purpose::Prefetch);
         }
     }
@@ -83,11 +138,17 @@ impl CachedFrames {
             let flight =
                 Flight { keys: frames.iter().map(FrameRef::key).collect(), loads: self.loads.clone() };
             let (inner, memory) = (self.inner.clone(), self.memory.clone());
+            let counters = self.counters.clone();
             self.runtime.spawn(async move {
                 let mut answers = inner.frames(&frames, purpose).await;
                 for (frame, answer) in frames.iter().zip(&mut answers) {
-                    if let Ok(bytes) = answer {
-                        *bytes = memory.insert(frame.class, frame.key(), bytes);
+                    match answer {
+                        Ok(bytes) => {
+                            counters.loaded.add(1);
+                            counters.loaded_bytes.add(u64::from(frame.record.stored));
+                            *bytes = memory.insert(frame.class, frame.key(), bytes);
+                        }
+                        Err(_) => counters.failed.add(1),
                     }
                 }
                 // Only now: a reader finds the frame in memory or its load in the table, never neither.
@@ -122,7 +183,9 @@ impl FrameSource for CachedFrames {
         let mut answers: Vec<Option<Answer>> =
             wanted.iter().map(|f| self.memory.get(f.class, &f.key()).map(Ok)).collect();
         let missing: Vec<usize> = (0..wanted.len()).filter(|i| answers[*i].is_none()).collect();
+        self.counters.hits.add((wanted.len() - missing.len()) as u64);
         if !missing.is_empty() {
+            self.counters.misses.add(missing.len() as u64);
             let frames: Vec<FrameRef> = missing.iter().map(|i| wanted[*i].clone()).collect();
             let loaded = join_all(self.begin(&frames, purpose)).await;
             for (i, answer) in missing.into_iter().zip(loaded) {

@@ -5,11 +5,15 @@
 //! deadline; no lock is held across one. What fails is logged with the snapshot and path, and reaches the caller as
 //! an [`FsError`].
 
+mod about;
 mod attr;
 mod contents;
 mod folders;
+pub(crate) mod history;
 mod inodes;
 mod listing;
+pub(crate) mod neighbours;
+mod travel;
 mod tree;
 
 use std::future::Future;
@@ -17,24 +21,25 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use plakar_engine::error::{Error, Result};
+use plakar_engine::meta::Timestamp;
 use plakar_engine::repository::{Repository, report};
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::tree::{Detail, Entry};
 use plakar_engine::vfs::Vfs;
 use tokio::runtime::Handle;
 
+use crate::activity::Activity;
 use crate::cache::CachedFrames;
 use crate::config::{FsConfig, What, Xattrs};
 use crate::error::FsError;
 use crate::readahead::Readahead;
-use crate::view::{Change, View};
+use crate::view::{Change, Folder, Target, View};
+use attr::Shape;
 use folders::{Folders, Run};
 use inodes::{Inode, Inodes, Numbers};
 use tree::Dir;
 
-pub(crate) use folders::Run as RunRef;
-pub(crate) use tree::Dir as DirRef;
-
+pub use about::Status;
 pub use attr::{Attr, BLOCK_SIZE};
 pub use contents::Seek;
 pub use inodes::ROOT;
@@ -43,6 +48,17 @@ pub use listing::{Batch, Item};
 /// Longest name that the kernel's protocol carries.
 const MAX_NAME: usize = 1024;
 
+/// How long what a lookup gave holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// Nothing below a snapshot ever changes.
+    ForEver,
+    /// Until the snapshots that are shown change.
+    WithTheView,
+    /// It is another one each time.
+    Once,
+}
+
 /// What a lookup gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -50,13 +66,13 @@ pub enum Lookup {
     Found {
         /// Its attributes.
         attr: Attr,
-        /// Whether the name may lead elsewhere later.
-        volatile: bool,
+        /// How long the name leads there.
+        holds: Holds,
     },
     /// There is no such name.
     Missing {
-        /// Whether there may be one later.
-        volatile: bool,
+        /// How long there is none.
+        holds: Holds,
     },
 }
 
@@ -75,13 +91,16 @@ pub struct SnapshotFs {
     repository: Arc<Repository>,
     config: FsConfig,
     frames: Arc<CachedFrames>,
-    folders: Folders,
+    folders: Arc<Folders>,
     inodes: Inodes,
     numbers: Numbers,
     owners: attr::Owners,
     xattrs: bool,
     view: RwLock<Arc<View>>,
     readahead: Readahead,
+    walks: neighbours::Walks,
+    histories: history::Histories,
+    activity: Arc<Activity>,
     runtime: Handle,
 }
 
@@ -104,10 +123,11 @@ impl SnapshotFs {
             }
         });
         let shares = Shares::of(config.cache_bytes);
+        let activity = Arc::new(Activity::default());
         let frames =
             Arc::new(CachedFrames::new(repository.clone(), shares.data, shares.meta, runtime.clone()));
         let vfs = Vfs::new(repository.clone(), frames.clone());
-        let folders = Folders::new(vfs, shares.folders);
+        let folders = Arc::new(Folders::new(vfs, shares.folders));
         let numbers = Numbers::new(repository.keys());
         let (view, root) = match &config.what {
             What::Store => (View::new(&catalog, &config.filter), Inode::Folder(Arc::from(&b""[..]))),
@@ -124,7 +144,7 @@ impl SnapshotFs {
             Inode::Directory(dir) => {
                 !dir.entry.xattrs.is_empty() || dir.entry.directory().is_some_and(|(_, below)| below.xattrs)
             }
-            _ => view.snapshots().any(|s| has_xattrs(s)),
+            _ => view.snapshots().iter().any(|s| has_xattrs(&s.snapshot)),
         };
         let xattrs = match config.xattrs {
             Xattrs::On => true,
@@ -142,6 +162,9 @@ impl SnapshotFs {
             xattrs,
             view: RwLock::new(Arc::new(view)),
             readahead,
+            walks: neighbours::Walks::default(),
+            histories: history::Histories::default(),
+            activity,
             runtime,
             config,
         }))
@@ -160,6 +183,13 @@ impl SnapshotFs {
     /// The cache of frames.
     pub fn frames(&self) -> &CachedFrames {
         &self.frames
+    }
+
+    /// Notes a file that was put into the kernel's cache.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn note_pushed(&self, bytes: u64) {
+        self.activity.pushed_files.add(1);
+        self.activity.pushed_bytes.add(bytes);
     }
 
     /// Whether extended attributes are shown.
@@ -184,7 +214,10 @@ impl SnapshotFs {
         }
         let catalog = self.repository.refresh_catalog().await?;
         let mut view = View::new(&catalog, &self.config.filter);
-        if self.config.xattrs == Xattrs::Auto && !self.xattrs && view.snapshots().any(|s| has_xattrs(s)) {
+        if self.config.xattrs == Xattrs::Auto
+            && !self.xattrs
+            && view.snapshots().iter().any(|s| has_xattrs(&s.snapshot))
+        {
             tracing::warn!("a new snapshot has extended attributes; they show when it is mounted again");
         }
         let mut current = self.view.write().unwrap_or_else(PoisonError::into_inner);
@@ -195,40 +228,65 @@ impl SnapshotFs {
 
     /// The inode number of a view's directory, by path: to tell the kernel about changes.
     pub fn folder_number(&self, path: &[u8]) -> u64 {
-        if path.is_empty() { ROOT } else { self.numbers.of_view(path, None).first_number() }
+        if path.is_empty() { ROOT } else { self.numbers.of_folder(path).first_number() }
     }
 
     /// Finds a name in a directory and holds its inode.
     pub async fn lookup(&self, parent: u64, name: &[u8]) -> Result<Lookup, FsError> {
+        self.activity.lookups.one();
         if name.len() > MAX_NAME {
             return Err(FsError::NameTooLong);
         }
         match self.inodes.inode(parent)? {
-            Inode::Folder(path) => self.lookup_in_view(&path, name),
+            Inode::Folder(path) => self.lookup_in_view(&path, name).await,
             Inode::Directory(dir) => {
                 let found = self.within(&dir, Some(name), self.folders.find(dir.node(), name)).await?;
-                let Some((run, position)) = found else { return Ok(Lookup::Missing { volatile: false }) };
-                let Some(entry) = run.at(position).filter(|e| !matches!(e.detail, Detail::Missing)) else {
-                    return Ok(Lookup::Missing { volatile: false });
-                };
-                Ok(Lookup::Found { attr: self.hold_entry(&dir, entry, position), volatile: false })
+                let shown = found.as_ref().and_then(|(run, position)| {
+                    let entry = run.at(*position)?;
+                    (!matches!(entry.detail, Detail::Missing)).then_some((entry, *position))
+                });
+                match shown {
+                    Some((entry, position)) => {
+                        let attr = self.hold_entry(&dir, entry, position);
+                        Ok(Lookup::Found { attr, holds: Holds::ForEver })
+                    }
+                    None if parent == ROOT && name == about::FOLDER => {
+                        self.lookup_in_view(&Arc::from(&b""[..]), name).await
+                    }
+                    None => self.lookup_at_another_time(&dir, name).await,
+                }
             }
-            Inode::Leaf(..) | Inode::Link(_) => Err(FsError::NotDirectory),
+            Inode::Leaf(..) | Inode::Link(_) | Inode::Text(_) => Err(FsError::NotDirectory),
         }
     }
 
-    fn lookup_in_view(&self, path: &[u8], name: &[u8]) -> Result<Lookup, FsError> {
+    async fn lookup_in_view(&self, path: &Arc<[u8]>, name: &[u8]) -> Result<Lookup, FsError> {
         let view = self.view();
-        let folder = view.folder(path).ok_or(FsError::NotFound)?;
-        let attr = match folder.item(name) {
-            Some(item) => self.hold_item(&view, path, item),
-            None if path.is_empty() => match view.by_prefix(name) {
-                Some(to) => self.hold_link(name, &to, folder.mtime),
-                None => return Ok(Lookup::Missing { volatile: true }),
-            },
-            None => return Ok(Lookup::Missing { volatile: true }),
-        };
-        Ok(Lookup::Found { attr, volatile: true })
+        if let Some(item) = self.folder(&view, path).await?.as_ref().and_then(|f| f.item(name)) {
+            let holds = match item.target {
+                Target::Text(_) => Holds::Once,
+                _ => Holds::WithTheView,
+            };
+            return Ok(Lookup::Found { attr: self.hold_item(&view, path, item), holds });
+        }
+        self.lookup_unlisted(&view, path, name).await
+    }
+
+    /// A directory of a view, by its path from the root.
+    async fn folder(&self, view: &Arc<View>, path: &[u8]) -> Result<Option<Arc<Folder>>, FsError> {
+        if let Some(folder) = view.folder(path) {
+            return Ok(Some(folder.clone()));
+        }
+        if let Some(folder) = self.about(view, path) {
+            return Ok(Some(Arc::new(folder)));
+        }
+        self.history(view, path).await
+    }
+
+    /// When the names in a directory of a view last changed.
+    fn folder_time(&self, view: &View, path: &[u8]) -> Timestamp {
+        let folder = view.folder(path).or_else(|| view.folder(b"snapshots"));
+        folder.map(|f| f.mtime).unwrap_or_default()
     }
 
     /// Takes back lookups of an inode.
@@ -238,6 +296,7 @@ impl SnapshotFs {
 
     /// Attributes of an inode.
     pub async fn attributes(&self, ino: u64) -> Result<Attr, FsError> {
+        self.activity.attributes.one();
         match self.inodes.inode(ino)? {
             Inode::Directory(dir) => Ok(self.attr_of_dir(ino, &dir)),
             Inode::Leaf(dir, position) => {
@@ -245,11 +304,11 @@ impl SnapshotFs {
                 Ok(self.owners.attr(ino, run.at(position).ok_or(FsError::Failed)?))
             }
             Inode::Folder(path) => {
-                let view = self.view();
-                let folder = view.folder(&path).ok_or(FsError::Stale)?;
-                Ok(self.owners.attr_of_view(ino, None, folder.mtime))
+                let time = self.folder_time(&self.view(), &path);
+                Ok(self.owners.attr_of_view(ino, Shape::Folder, time))
             }
-            Inode::Link(to) => Ok(self.owners.attr_of_view(ino, Some(&to), self.root_time())),
+            Inode::Link(link) => Ok(self.owners.attr_of_view(ino, Shape::Link(link.to.len()), link.mtime)),
+            Inode::Text(text) => Ok(self.owners.attr_of_view(ino, Shape::Text(text.bytes.len()), text.mtime)),
         }
     }
 
@@ -262,13 +321,9 @@ impl SnapshotFs {
         };
         match self.inodes.inode(ROOT) {
             Ok(Inode::Directory(dir)) => dir.entry.directory().iter().for_each(|(_, below)| add(below)),
-            _ => self.view().snapshots().for_each(|s| add(&s.summary())),
+            _ => self.view().snapshots().iter().for_each(|s| add(&s.snapshot.summary())),
         }
         all
-    }
-
-    fn root_time(&self) -> plakar_engine::meta::Timestamp {
-        self.view().folder(b"").map(|f| f.mtime).unwrap_or_default()
     }
 
     /// The entries around a position of a directory.
@@ -312,11 +367,13 @@ impl SnapshotFs {
         match tokio::time::timeout(self.config.deadline, with_index).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(e)) => {
+                self.activity.failed.one();
                 let (snapshot, path) = name_of(dir, name);
                 tracing::error!(snapshot, path, error = report(&e), "cannot read");
                 Err(FsError::Failed)
             }
             Err(_elapsed) => {
+                self.activity.timed_out.one();
                 let (snapshot, path) = name_of(dir, name);
                 let seconds = self.config.deadline.as_secs_f32();
                 tracing::error!(snapshot, path, seconds, "the store did not answer in time");
@@ -359,7 +416,7 @@ async fn descend(
                 reason: "not a directory, so it cannot be mounted",
             });
         }
-        dir = dir.child(entry, numbers.of_entry(&dir, entry));
+        dir = dir.child(entry, position, numbers);
     }
     Ok(dir)
 }
@@ -373,6 +430,7 @@ fn name_of(dir: &Dir, name: Option<&[u8]>) -> (String, String) {
     (dir.tree.snapshot.id.short(), String::from_utf8_lossy(&path).into_owned())
 }
 
+/// Now, ns since 1970.
 fn now_ns() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |d: Duration| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))

@@ -9,6 +9,7 @@
 
 mod convert;
 mod directory;
+mod push;
 mod requests;
 
 use std::future::Future;
@@ -19,8 +20,10 @@ use std::time::Duration;
 use fuser::ReplyXattr;
 
 use crate::error::FsError;
-use crate::fs::SnapshotFs;
+use crate::fs::{Holds, SnapshotFs};
 use convert::errno;
+
+pub(crate) use push::Pusher;
 
 /// How long the kernel keeps what never changes.
 const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
@@ -38,14 +41,15 @@ const MAX_BACKGROUND: u16 = 64;
 #[derive(Debug)]
 pub(crate) struct Fuse {
     fs: Arc<SnapshotFs>,
+    pusher: Pusher,
     allow_other: bool,
     no_open: bool,
     no_opendir: bool,
 }
 
 impl Fuse {
-    pub(crate) fn new(fs: Arc<SnapshotFs>, allow_other: bool) -> Self {
-        Self { fs, allow_other, no_open: false, no_opendir: false }
+    pub(crate) fn new(fs: Arc<SnapshotFs>, pusher: Pusher, allow_other: bool) -> Self {
+        Self { fs, pusher, allow_other, no_open: false, no_opendir: false }
     }
 
     /// Does the work here if it need not wait, else on the runtime.
@@ -70,6 +74,15 @@ impl Fuse {
 /// How long attributes hold.
 fn lifetime(attr: &crate::fs::Attr) -> Duration {
     if attr.volatile { VIEW } else { FOR_EVER }
+}
+
+/// How long a name holds.
+fn name_lifetime(holds: Holds) -> Duration {
+    match holds {
+        Holds::ForEver => FOR_EVER,
+        Holds::WithTheView => VIEW,
+        Holds::Once => NOT_AT_ALL,
+    }
 }
 
 /// Answers a request for an extended attribute or their names by the size that was offered.

@@ -17,6 +17,7 @@
 //! Nothing below a snapshot ever changes, so the kernel may keep all of it. Only the views at the root change.
 //! [`session`] mounts and unmounts, [`daemon`] does so in the background.
 
+mod activity;
 pub mod cache;
 pub mod config;
 #[cfg(target_os = "linux")]

@@ -2,20 +2,19 @@
 //!
 //! Without open messages there are no handles, so what is known of a reader is kept by inode. The kernel reads ahead
 //! by itself, in small steps and several at once: offsets need only be near the last one. A file's window grows with
-//! every step that goes on; a jump begins anew. Within a directory, reading its files in turn asks for the frames of
-//! the next ones.
+//! every step that goes on; a jump begins anew. Small files that are read in turn are the business of
+//! [`neighbours`](crate::fs::neighbours).
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use moka::sync::Cache;
 use plakar_engine::repository::reader::FrameRef;
-use plakar_engine::tree::{Contents, Detail};
+use plakar_engine::tree::Contents;
 use plakar_engine::vfs::{Located, Vfs};
 use tokio::runtime::Handle;
 
 use crate::cache::CachedFrames;
-use crate::fs::{DirRef, RunRef};
 
 /// Files below this are read whole by one or two requests.
 const SMALLEST: u64 = 256 << 10;
@@ -23,9 +22,6 @@ const FIRST_WINDOW: u64 = 1 << 20;
 const LARGEST_WINDOW: u64 = 16 << 20;
 /// How far from the last offset a request may lie and still go on: the kernel sends several at once.
 const SLACK: u64 = 2 << 20;
-/// Files of a directory that are asked for ahead, at most, and their bytes.
-const NEIGHBOURS: usize = 64;
-const NEIGHBOUR_BYTES: u64 = 2 << 20;
 /// Readers that are remembered.
 const READERS: u64 = 4096;
 
@@ -70,8 +66,6 @@ pub(crate) struct Readahead {
     vfs: Vfs,
     runtime: Handle,
     streams: Cache<u64, Stream>,
-    /// By directory: the last position read, and up to where files were asked for.
-    walks: Cache<u64, (u32, u32)>,
     largest: u64,
 }
 
@@ -79,8 +73,7 @@ impl Readahead {
     pub(crate) fn new(frames: Arc<CachedFrames>, vfs: Vfs, runtime: Handle) -> Self {
         // What was read ahead must not push out what was read ahead before it.
         let largest = LARGEST_WINDOW.min(frames.memory().data_capacity() / 8);
-        let (streams, walks) = (Cache::new(READERS), Cache::new(READERS));
-        Self { frames, vfs, runtime, streams, walks, largest }
+        Self { frames, vfs, runtime, streams: Cache::new(READERS), largest }
     }
 
     /// Notes that a range of a file is read.
@@ -108,53 +101,6 @@ impl Readahead {
                 frames.prefetch(&refs);
             });
         }
-    }
-
-    /// Notes that a file of a directory is read: when files are read in turn, the next ones are asked for.
-    pub(crate) fn note_neighbour(&self, dir: &DirRef, run: &RunRef, position: u32) {
-        let key = dir.identity.first_number();
-        let (last, asked) = self.walks.get(&key).unwrap_or((u32::MAX, 0));
-        if last == position {
-            return;
-        }
-        let in_turn = last < position && position - last <= NEIGHBOURS as u32;
-        // Asking again only when half of what was asked for is read keeps the calls few.
-        let near = asked.saturating_sub(position) > NEIGHBOURS as u32 / 4;
-        if !in_turn || near {
-            self.walks.insert(key, (position, if in_turn { asked } else { position }));
-            return;
-        }
-        let first = position.max(asked) + 1;
-        let skip = (first - run.start) as usize;
-        let (mut bytes, mut ids, mut end) = (0, Vec::new(), position.max(asked));
-        for (i, entry) in run.entries.iter().enumerate().skip(skip).take(NEIGHBOURS) {
-            if let Detail::Regular(contents) = &entry.detail
-                && entry.meta.size <= SMALLEST
-            {
-                ids.extend(contents.items.iter().filter(|_| contents.level == 0).filter_map(|e| e.id));
-                bytes += entry.meta.size;
-            }
-            end = run.start + i as u32;
-            if bytes > NEIGHBOUR_BYTES {
-                break;
-            }
-        }
-        self.walks.insert(key, (position, end));
-        if ids.is_empty() {
-            return;
-        }
-        let (vfs, frames) = (self.vfs.clone(), self.frames.clone());
-        self.runtime.spawn(async move {
-            let mut refs: Vec<FrameRef> = Vec::new();
-            for id in ids {
-                if let Ok(located) = vfs.repository().locate(&id) {
-                    refs.extend(located.frames);
-                }
-            }
-            refs.sort_unstable_by_key(FrameRef::key);
-            refs.dedup_by_key(|f| f.key());
-            frames.prefetch(&refs);
-        });
     }
 }
 

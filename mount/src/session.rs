@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::config::MountConfig;
 use crate::fs::SnapshotFs;
-use crate::fuse::Fuse;
+use crate::fuse::{Fuse, Pusher};
 use crate::mounts;
 
 pub use crate::mounts::Holder;
@@ -64,7 +64,8 @@ impl MountSession {
         let source = mounts::source_name(&repository.store().location());
         let local = repository.store().local_path().is_some();
         let fs = SnapshotFs::open(repository, config.fs).await?;
-        let adapter = Fuse::new(fs.clone(), config.allow_other);
+        let pusher = Pusher::default();
+        let adapter = Fuse::new(fs.clone(), pusher.clone(), config.allow_other);
         let at = mountpoint.clone();
         let connected = blocking(move || {
             let cannot = |e| MountError::Mount { mountpoint: at.clone(), source: e };
@@ -88,6 +89,9 @@ impl MountSession {
         let (session, device) = connected.await?;
         mounts::raise_readahead(device, READAHEAD_KIB);
         let notifier = session.notifier();
+        if let Err(e) = pusher.start(fs.clone(), notifier.clone()) {
+            tracing::warn!(%e, "files are not put into the kernel's cache ahead of their readers");
+        }
         let (end, ended) = watch::channel(None);
         let serve = move || {
             let result = session.run().map_err(|e| e.to_string());

@@ -7,30 +7,42 @@
 //! hosts/<origin>/<same names>, latest
 //! tags/<tag>/<same names>, latest
 //! sources/<path backed up>/<same names>, latest
+//! versions/<path>/<same names>, latest     what stood at a path, each time that it had changed
+//! by-path/<path>                           all that ever stood there; a file is a directory of its versions
 //! ```
+//!
+//! `versions` and `by-path` stand below each host too; they read the store and are made in
+//! [`history`](crate::fs::history).
 //!
 //! Directories of snapshots stand in one place only, everything else is relative symlinks to them: one directory inode
 //! may have one name, or the kernel would move it between them. A [`View`] is a value made from the catalogue; a
 //! changed store gives a new one.
 
+pub(crate) mod moment;
 mod names;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use plakar_engine::id::ObjectId;
 use plakar_engine::meta::Timestamp;
 use plakar_engine::repository::catalog::Catalog;
 use plakar_engine::snapshot::Snapshot;
 
 use crate::config::Filter;
+use moment::Moment;
 
 pub use names::{escape_path, safe_name};
 
+/// The link to the newest.
+pub(crate) const LATEST: &[u8] = b"latest";
+/// What stands at the root and below each host beside the snapshots.
+pub(crate) const HISTORIES: [&str; 2] = ["versions", "by-path"];
 /// Fewest digits of an id that resolve at the root.
 const MIN_PREFIX: usize = 4;
 /// Cookies below are the kernel's and those of `.` and `..`.
-const FIRST_COOKIE: u64 = 8;
+pub(crate) const FIRST_COOKIE: u64 = 8;
 
 /// What a name in a view stands for.
 #[derive(Clone, Debug)]
@@ -38,9 +50,29 @@ pub enum Target {
     /// Another directory of the view, by its path from the root.
     Folder(Arc<[u8]>),
     /// A symlink.
-    Link(Arc<[u8]>),
+    Link(Arc<Link>),
+    /// A file made here.
+    Text(Arc<Text>),
     /// The tree of a snapshot.
     Snapshot(Arc<Snapshot>),
+}
+
+/// A symlink in a view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Where it leads.
+    pub to: Box<[u8]>,
+    /// The time of the snapshot that it leads to.
+    pub mtime: Timestamp,
+}
+
+/// A file made here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Text {
+    /// What is in it.
+    pub bytes: Bytes,
+    /// When it was made.
+    pub mtime: Timestamp,
 }
 
 /// One name in a directory of the view.
@@ -59,7 +91,7 @@ pub struct Item {
 #[derive(Debug)]
 pub struct Folder {
     /// Its names, by cookie.
-    pub items: Vec<Item>,
+    items: Vec<Item>,
     by_name: HashMap<Arc<[u8]>, usize>,
     /// Changes whenever a name in it does.
     pub mtime: Timestamp,
@@ -71,9 +103,24 @@ impl Folder {
         self.by_name.get(name).map(|i| &self.items[*i])
     }
 
-    /// The names after a cookie.
-    pub fn after(&self, cookie: u64) -> &[Item] {
-        &self.items[self.items.partition_point(|i| i.cookie <= cookie)..]
+    /// With names in any order.
+    pub(crate) fn new(mut items: Vec<Item>, mtime: Timestamp) -> Self {
+        items.sort_by(|a, b| (a.cookie, &a.name).cmp(&(b.cookie, &b.name)));
+        for i in 1..items.len() {
+            items[i].cookie = items[i].cookie.max(items[i - 1].cookie + 1);
+        }
+        let by_name = items.iter().enumerate().map(|(i, item)| (item.name.clone(), i)).collect();
+        Self { items, by_name, mtime }
+    }
+
+    /// Its names, by cookie.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// Where the names after a cookie begin.
+    pub fn after(&self, cookie: u64) -> usize {
+        self.items.partition_point(|i| i.cookie <= cookie)
     }
 
     fn is_like(&self, other: &Self) -> bool {
@@ -97,12 +144,24 @@ pub struct Change {
     pub names: Vec<Arc<[u8]>>,
 }
 
+/// A snapshot with the name of its directory.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The name in `snapshots/`.
+    pub name: Arc<[u8]>,
+    /// The snapshot.
+    pub snapshot: Arc<Snapshot>,
+}
+
 /// All names at the root of a mount, at one moment.
 #[derive(Debug, Default)]
 pub struct View {
-    folders: HashMap<Arc<[u8]>, Folder>,
-    /// Snapshots with their names, by id.
-    shown: BTreeMap<ObjectId, (Arc<[u8]>, Arc<Snapshot>)>,
+    folders: HashMap<Arc<[u8]>, Arc<Folder>>,
+    /// What is shown, oldest first.
+    shown: Vec<Shown>,
+    by_id: BTreeMap<ObjectId, usize>,
+    /// Rises with every change of the snapshots that are shown.
+    generation: u64,
 }
 
 impl View {
@@ -115,27 +174,31 @@ impl View {
         for fixed in ["snapshots", "ids", "hosts", "tags", "sources"] {
             tree.folder(&[fixed.as_bytes()]);
         }
-        let mut shown = BTreeMap::new();
+        tree.histories(b"");
+        let mut shown = Vec::with_capacity(snapshots.len());
         for (snapshot, name) in snapshots.iter().zip(names) {
             let cookie = cookie_of(snapshot);
+            let link = |depth| Target::Link(Arc::new(link(depth, &name, b"", snapshot)));
             tree.put(&[b"snapshots"], &name, cookie, Target::Snapshot((*snapshot).clone()));
             let id = snapshot.id.to_string();
-            tree.put(&[b"ids"], id.as_bytes(), cookie, link(1, &name));
+            tree.put(&[b"ids"], id.as_bytes(), cookie, link(1));
             let host = safe_name(snapshot.origin.as_bytes());
             let mut places: Vec<[Vec<u8>; 2]> = vec![[b"hosts".to_vec(), host]];
             places.extend(snapshot.tags.iter().map(|t| [b"tags".to_vec(), safe_name(t.as_bytes())]));
             places.extend(snapshot.roots.iter().map(|r| [b"sources".to_vec(), escape_path(r)]));
             for place in &places {
                 let place = [&place[0][..], &place[1][..]];
-                tree.put(&place, &name, cookie, link(2, &name));
+                tree.put(&place, &name, cookie, link(2));
                 // Oldest first: the last one stays.
-                tree.put(&place, b"latest", FIRST_COOKIE, link(2, &name));
+                tree.put(&place, LATEST, FIRST_COOKIE, link(2));
             }
-            tree.put(&[], b"latest", FIRST_COOKIE, link(0, &name));
-            shown.insert(snapshot.id, (name.into(), (*snapshot).clone()));
+            tree.histories(&[b"hosts/", &places[0][1][..]].concat());
+            tree.put(&[], LATEST, FIRST_COOKIE, link(0));
+            shown.push(Shown { name: name.into(), snapshot: (*snapshot).clone() });
         }
         let newest = snapshots.last().map_or(0, |s| s.time_ns);
-        Self { folders: tree.finish(timestamp(newest)), shown }
+        let by_id = shown.iter().enumerate().map(|(i, s)| (s.snapshot.id, i)).collect();
+        Self { folders: tree.finish(timestamp(newest)), shown, by_id, generation: 0 }
     }
 
     /// Takes over the times of directories that are the same in an older view, gives the others a newer one than they
@@ -144,10 +207,11 @@ impl View {
         let mut changes = Vec::new();
         for (path, folder) in &mut self.folders {
             let Some(old) = older.folders.get(path) else { continue };
-            folder.mtime = old.mtime;
             if folder.is_like(old) {
+                *folder = old.clone();
                 continue;
             }
+            let Some(folder) = Arc::get_mut(folder) else { continue };
             folder.mtime = timestamp(now_ns.max(nanoseconds(old.mtime).saturating_add(1)));
             let names = old
                 .items
@@ -160,48 +224,71 @@ impl View {
                 .collect();
             changes.push(Change { folder: path.clone(), names });
         }
+        self.generation = older.generation + u64::from(!changes.is_empty());
         changes
     }
 
     /// A directory, by its path from the root; the root's is empty.
-    pub fn folder(&self, path: &[u8]) -> Option<&Folder> {
+    pub fn folder(&self, path: &[u8]) -> Option<&Arc<Folder>> {
         self.folders.get(path)
     }
 
-    /// Snapshots that are shown.
-    pub fn snapshots(&self) -> impl ExactSizeIterator<Item = &Arc<Snapshot>> {
-        self.shown.values().map(|(_, s)| s)
+    /// Rises with every change of the snapshots that are shown.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
-    /// An id, or the beginning of one that fits a single snapshot, as a link to it: Plakar's own layout, not listed.
-    pub fn by_prefix(&self, digits: &[u8]) -> Option<Arc<[u8]>> {
-        let hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-        if !(MIN_PREFIX..=64).contains(&digits.len()) || !digits.iter().all(hex) {
+    /// Snapshots that are shown, oldest first.
+    pub fn snapshots(&self) -> &[Shown] {
+        &self.shown
+    }
+
+    /// A snapshot that is shown.
+    pub fn snapshot(&self, id: &ObjectId) -> Option<&Shown> {
+        self.by_id.get(id).map(|i| &self.shown[*i])
+    }
+
+    /// The one snapshot whose id begins with these digits.
+    pub(crate) fn by_prefix(&self, digits: &str) -> Option<&Shown> {
+        let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        if !(MIN_PREFIX..=64).contains(&digits.len()) || !digits.bytes().all(hex) {
             return None;
         }
-        let mut first = [b'0'; 64];
-        first[..digits.len()].copy_from_slice(digits);
-        let first = ObjectId::from_hex(std::str::from_utf8(&first).ok()?)?;
-        let mut fits =
-            self.shown.range(first..).take_while(|(id, _)| id.to_string().as_bytes().starts_with(digits));
-        let (_, (name, _)) = fits.next()?;
-        fits.next().is_none().then(|| match link(0, name) {
-            Target::Link(to) => to,
-            Target::Folder(_) | Target::Snapshot(_) => name.clone(),
-        })
+        let first = ObjectId::from_hex(&format!("{digits:0<64}"))?;
+        let mut fits = self.by_id.range(first..).take_while(|(id, _)| id.to_string().starts_with(digits));
+        let (_, one) = fits.next()?;
+        fits.next().is_none().then(|| &self.shown[*one])
+    }
+
+    /// The snapshot that a moment means, among those that fit.
+    pub(crate) fn at(&self, moment: &Moment, fits: impl Fn(&Snapshot) -> bool) -> Option<&Shown> {
+        let mut newest_first = self.shown.iter().rev().filter(|s| fits(&s.snapshot));
+        match moment {
+            Moment::Latest(back) => newest_first.nth(*back),
+            Moment::Before(ns) => newest_first.find(|s| s.snapshot.time_ns < *ns),
+            Moment::Id(digits) => self.by_prefix(digits),
+        }
     }
 }
 
-/// A link to a snapshot's directory from so many directories below the root.
-fn link(depth: usize, name: &[u8]) -> Target {
+/// A link to something in a snapshot's directory, from so many directories below the root.
+pub(crate) fn link(depth: usize, name: &[u8], path: &[u8], snapshot: &Snapshot) -> Link {
     let mut to = b"../".repeat(depth);
     to.extend_from_slice(b"snapshots/");
     to.extend_from_slice(name);
-    Target::Link(to.into())
+    to.extend_from_slice(path);
+    Link { to: to.into(), mtime: timestamp(snapshot.time_ns) }
+}
+
+/// A cookie for a name that is no snapshot's: any order will do, as long as it is the name's own.
+pub(crate) fn cookie_of_name(name: &[u8]) -> u64 {
+    let hash = blake3::hash(name);
+    let cookie = hash.as_bytes().first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+    (cookie >> 2).max(FIRST_COOKIE + 1)
 }
 
 /// Listings go by time: microseconds, and eight bits that tell snapshots of one moment apart.
-fn cookie_of(snapshot: &Snapshot) -> u64 {
+pub(crate) fn cookie_of(snapshot: &Snapshot) -> u64 {
     let micros = u64::try_from(snapshot.time_ns / 1000).unwrap_or(0);
     ((micros << 8) | u64::from(snapshot.id.0[0])).clamp(FIRST_COOKIE + 1, i64::MAX as u64 / 2)
 }
@@ -236,12 +323,8 @@ impl Builder {
             at.extend_from_slice(part);
             if !self.folders.contains_key(&at) {
                 self.folders.insert(at.clone(), Names::new());
-                // Names that are not snapshots: any order will do, as long as it is theirs.
-                let hash = blake3::hash(part);
-                let cookie = hash.as_bytes().first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
-                let cookie = (cookie >> 2).max(FIRST_COOKIE + 1);
                 let target = Target::Folder(at.as_slice().into());
-                self.folders.entry(above).or_default().insert(part.to_vec(), (cookie, target));
+                self.folders.entry(above).or_default().insert(part.to_vec(), (cookie_of_name(part), target));
             }
         }
         at
@@ -252,21 +335,30 @@ impl Builder {
         self.folders.entry(path).or_default().insert(name.to_vec(), (cookie, target));
     }
 
-    fn finish(self, mtime: Timestamp) -> HashMap<Arc<[u8]>, Folder> {
-        let close = |names: Names| {
-            let mut items: Vec<Item> = names
-                .into_iter()
-                .map(|(name, (cookie, target))| Item { name: name.into(), cookie, target })
-                .collect();
-            items.sort_by(|a, b| (a.cookie, &a.name).cmp(&(b.cookie, &b.name)));
-            for i in 1..items.len() {
-                items[i].cookie = items[i].cookie.max(items[i - 1].cookie + 1);
-            }
-            let by_name = items.iter().enumerate().map(|(i, item)| (item.name.clone(), i)).collect();
-            Folder { items, by_name, mtime }
-        };
+    /// The names of what is made from the history of paths, in a folder that is there.
+    fn histories(&mut self, folder: &[u8]) {
+        for name in HISTORIES {
+            let path = join(folder, name.as_bytes());
+            let target = (cookie_of_name(name.as_bytes()), Target::Folder(path.into()));
+            self.folders.entry(folder.to_vec()).or_default().insert(name.into(), target);
+        }
+    }
+
+    fn finish(self, mtime: Timestamp) -> HashMap<Arc<[u8]>, Arc<Folder>> {
+        let item = |(name, (cookie, target)): (Vec<u8>, _)| Item { name: name.into(), cookie, target };
+        let close = |names: Names| Arc::new(Folder::new(names.into_iter().map(item).collect(), mtime));
         self.folders.into_iter().map(|(path, names)| (path.into(), close(names))).collect()
     }
+}
+
+/// A name in a folder of a view, as a path from the root.
+pub(crate) fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = folder.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
 }
 
 #[cfg(test)]

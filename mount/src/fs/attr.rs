@@ -35,7 +35,7 @@ pub struct Attr {
     pub rdev: (u32, u32),
     /// Time of the last modification.
     pub mtime: Timestamp,
-    /// Whether the attributes, and the name they were found by, may change: true of views, never below a snapshot.
+    /// Whether the attributes may change: true of the directories of views, never below a snapshot.
     pub volatile: bool,
 }
 
@@ -93,15 +93,36 @@ impl Owners {
     }
 
     /// Attributes of something in a view.
-    pub(crate) fn attr_of_view(&self, ino: u64, target: Option<&[u8]>, mtime: Timestamp) -> Attr {
+    pub(crate) fn attr_of_view(&self, ino: u64, shape: Shape, mtime: Timestamp) -> Attr {
         let (uid, gid) = self.shown(self.mounter.0, self.mounter.1);
-        let (kind, mode, size) = match target {
-            Some(target) => (Kind::Symlink, 0o777, target.len() as u64),
-            None => (Kind::Directory, 0o555, 4096),
+        let (kind, mode, size) = match shape {
+            Shape::Folder => (Kind::Directory, 0o555, 4096),
+            Shape::Link(len) => (Kind::Symlink, 0o777, len as u64),
+            Shape::Text(len) => (Kind::Regular, 0o444, len as u64),
         };
-        let (blocks, rdev) = (size / 512, (0, 0));
-        Attr { ino, kind, mode, uid, gid, links: 1, size, blocks, rdev, mtime, volatile: true }
+        let volatile = matches!(shape, Shape::Folder);
+        Attr {
+            ino,
+            kind,
+            mode,
+            uid,
+            gid,
+            links: 1,
+            size,
+            blocks: size.div_ceil(512),
+            rdev: (0, 0),
+            mtime,
+            volatile,
+        }
     }
+}
+
+/// What stands in a view, with its length.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shape {
+    Folder,
+    Link(usize),
+    Text(usize),
 }
 
 /// 512-byte blocks of a file that hold data: without its holes when its extents stand in the entry. A file whose

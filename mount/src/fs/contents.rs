@@ -23,25 +23,46 @@ pub enum Seek {
 impl SnapshotFs {
     /// Where a symlink leads.
     pub async fn read_link(&self, ino: u64) -> Result<Bytes, FsError> {
+        self.activity.links.one();
         match self.inodes.inode(ino)? {
-            Inode::Link(to) => Ok(Bytes::copy_from_slice(&to)),
+            Inode::Link(link) => Ok(Bytes::copy_from_slice(&link.to)),
             Inode::Leaf(dir, position) => match self.entry(&dir, position).await?.detail {
                 Detail::Symlink(target) => Ok(target.into()),
                 _ => Err(FsError::Invalid),
             },
-            Inode::Directory(_) | Inode::Folder(_) => Err(FsError::Invalid),
+            Inode::Directory(_) | Inode::Folder(_) | Inode::Text(_) => Err(FsError::Invalid),
         }
     }
 
     /// Bytes of a regular file; fewer than asked for only at its end.
     pub async fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Bytes, FsError> {
-        let (dir, position) = self.leaf(ino)?;
-        let run = self.run(&dir, position).await?;
+        self.activity.reads.one();
+        let bytes = match self.inodes.inode(ino)? {
+            Inode::Text(text) => {
+                let end = offset.saturating_add(u64::from(len)).min(text.bytes.len() as u64);
+                text.bytes.slice(offset.min(end) as usize..end as usize)
+            }
+            Inode::Leaf(dir, position) => self.read_leaf(ino, &dir, position, offset, len).await?,
+            other => return Err(not_a_file(&other)),
+        };
+        self.activity.read_bytes.add(bytes.len() as u64);
+        Ok(bytes)
+    }
+
+    async fn read_leaf(
+        &self,
+        ino: u64,
+        dir: &Arc<Dir>,
+        position: u32,
+        offset: u64,
+        len: u32,
+    ) -> Result<Bytes, FsError> {
+        let run = self.run(dir, position).await?;
         let entry = run.at(position).ok_or(FsError::Failed)?;
         let Detail::Regular(contents) = &entry.detail else { return Err(FsError::Invalid) };
         if contents.missing {
             let reason = entry.error.as_deref().unwrap_or("for an unknown reason");
-            let (snapshot, path) = name_of(&dir, Some(&entry.name));
+            let (snapshot, path) = name_of(dir, Some(&entry.name));
             tracing::error!(snapshot, path, reason, "the contents could not be read when it was backed up");
             return Err(FsError::Failed);
         }
@@ -50,16 +71,27 @@ impl SnapshotFs {
             return Ok(Bytes::new());
         }
         self.readahead.note(ino, &range, entry.meta.size, contents);
-        self.readahead.note_neighbour(&dir, &run, position);
         let bytes = self.folders.vfs().read(entry, range, Purpose::OnDemand);
-        self.within(&dir, Some(&entry.name), bytes).await
+        self.within(dir, Some(&entry.name), bytes).await
     }
 
     /// The next data or hole of a regular file at or after an offset.
     pub async fn seek(&self, ino: u64, offset: u64, what: Seek) -> Result<u64, FsError> {
         /// Bytes of a file whose extents are looked at in one go.
         const STEP: u64 = 1 << 30;
-        let (dir, position) = self.leaf(ino)?;
+        let (dir, position) = match self.inodes.inode(ino)? {
+            Inode::Leaf(dir, position) => (dir, position),
+            Inode::Text(text) => {
+                let size = text.bytes.len() as u64;
+                let there = offset < size;
+                return if there {
+                    Ok(if what == Seek::Data { offset } else { size })
+                } else {
+                    Err(FsError::NoData)
+                };
+            }
+            other => return Err(not_a_file(&other)),
+        };
         let entry = self.entry(&dir, position).await?;
         let Detail::Regular(contents) = &entry.detail else { return Err(FsError::Invalid) };
         let size = entry.meta.size;
@@ -87,13 +119,18 @@ impl SnapshotFs {
 
     /// Names of the extended attributes of an inode.
     pub async fn xattr_names(&self, ino: u64) -> Result<Vec<Vec<u8>>, FsError> {
+        self.activity.xattrs.one();
         self.xattrs_of(ino, |e| e.xattrs.iter().map(|x| x.name.clone()).collect()).await
     }
 
     /// The value of an extended attribute.
     pub async fn xattr(&self, ino: u64, name: &[u8]) -> Result<Vec<u8>, FsError> {
+        self.activity.xattrs.one();
         let value = |e: &Entry| e.xattrs.iter().find(|x| x.name == name).map(|x| x.value.clone());
-        self.xattrs_of(ino, value).await?.ok_or(FsError::NoAttribute)
+        if let Some(recorded) = self.xattrs_of(ino, value).await? {
+            return Ok(recorded);
+        }
+        self.made_xattr(&self.inodes.inode(ino)?, name).await.unwrap_or(Err(FsError::NoAttribute))
     }
 
     async fn xattrs_of<T: Default>(&self, ino: u64, of: impl FnOnce(&Entry) -> T) -> Result<T, FsError> {
@@ -106,15 +143,14 @@ impl SnapshotFs {
                 let run = self.run(&dir, position).await?;
                 Ok(of(run.at(position).ok_or(FsError::Failed)?))
             }
-            Inode::Folder(_) | Inode::Link(_) => Ok(T::default()),
+            Inode::Folder(_) | Inode::Link(_) | Inode::Text(_) => Ok(T::default()),
         }
     }
+}
 
-    fn leaf(&self, ino: u64) -> Result<(Arc<Dir>, u32), FsError> {
-        match self.inodes.inode(ino)? {
-            Inode::Leaf(dir, position) => Ok((dir, position)),
-            Inode::Directory(_) | Inode::Folder(_) => Err(FsError::IsDirectory),
-            Inode::Link(_) => Err(FsError::Invalid),
-        }
+fn not_a_file(inode: &Inode) -> FsError {
+    match inode {
+        Inode::Directory(_) | Inode::Folder(_) => FsError::IsDirectory,
+        Inode::Leaf(..) | Inode::Link(_) | Inode::Text(_) => FsError::Invalid,
     }
 }

@@ -1,18 +1,22 @@
 //! Inode numbers, and what stands behind those that somebody holds.
 //!
-//! A number is a keyed hash of (snapshot, path), or of (snapshot, hard-link group and all that its names share): the
-//! same in every mount of the store, and never that of a node, which several snapshots share. The hash has more bits
-//! than a number, and they are compared: two inodes never pass for one.
+//! A number is a keyed hash of (snapshot, path of the directory) with the entry's position in it in the low bits, or a
+//! hash of (snapshot, hard-link group and all that its names share): the same in every mount of the store, and never
+//! that of a node, which several snapshots share. As positions go up, programs that read a directory's files in the
+//! order of their numbers, as `cp` does, read them in the order in which they are stored. The hash has more bits than a
+//! number, and they are compared: two inodes never pass for one.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plakar_engine::crypto::Keyring;
+use plakar_engine::id::ObjectId;
 use plakar_engine::tree::{Detail, Entry};
 
 use super::tree::Dir;
 use crate::error::FsError;
+use crate::view::{Link, Text};
 
 /// The root's number, given by the kernel's protocol.
 pub const ROOT: u64 = 1;
@@ -20,20 +24,26 @@ const SHARDS: usize = 16;
 
 /// What an inode is, in full: its number follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity([u8; 32]);
+pub(crate) struct Identity {
+    hash: [u8; 32],
+    /// The low bits of a number that goes by position.
+    low: Option<u16>,
+}
 
 impl Identity {
     /// Its number. `attempt` is 0 but after a collision.
     fn number(&self, attempt: u8) -> u64 {
         let at = usize::from(attempt) % 3 * 8;
-        let bytes: [u8; 8] = self.0[at..at + 8].try_into().unwrap_or_default();
+        let bytes: [u8; 8] = self.hash[at..at + 8].try_into().unwrap_or_default();
+        let number = u64::from_le_bytes(bytes);
+        let number = self.low.map_or(number, |low| (number & !0xffff) | u64::from(low));
         // The kernel takes 0 for "none" and 1 for the root.
-        u64::from_le_bytes(bytes).max(ROOT + 1)
+        number.max(ROOT + 1)
     }
 
     /// Bits that are not in the number.
     fn check(&self) -> u32 {
-        let bytes: [u8; 4] = self.0[24..28].try_into().unwrap_or_default();
+        let bytes: [u8; 4] = self.hash[24..28].try_into().unwrap_or_default();
         u32::from_le_bytes(bytes)
     }
 
@@ -54,41 +64,67 @@ impl Numbers {
         Self { key: keys.local("mount inodes") }
     }
 
-    fn hash(&self, parts: &[&[u8]]) -> Identity {
+    fn hash(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_keyed(&self.key);
         for part in parts {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part);
         }
-        Identity(*hasher.finalize().as_bytes())
+        *hasher.finalize().as_bytes()
+    }
+
+    /// What the numbers in a snapshot's recorded `/` follow from.
+    pub(crate) fn seed_of_snapshot(&self, id: &ObjectId) -> [u8; 32] {
+        self.hash(&[b"top", &id.0])
+    }
+
+    /// What the numbers in a directory of a snapshot follow from: as it holds its parent's, a hash of the whole path.
+    pub(crate) fn seed(&self, parent: &Dir, name: &[u8]) -> [u8; 32] {
+        self.hash(&[b"path", &parent.seed, name])
     }
 
     /// The recorded `/` of a snapshot.
-    pub(crate) fn of_snapshot(&self, id: &plakar_engine::id::ObjectId) -> Identity {
-        self.hash(&[b"snapshot", &id.0])
+    pub(crate) fn of_snapshot(&self, id: &ObjectId) -> Identity {
+        Identity { hash: self.hash(&[b"snapshot", &id.0]), low: None }
     }
 
-    /// Something in a directory of a snapshot. As a directory's identity holds its parent's, this is a hash of the
-    /// whole path.
-    pub(crate) fn of_entry(&self, parent: &Dir, entry: &Entry) -> Identity {
+    /// Something in a directory of a snapshot, at a position.
+    pub(crate) fn of_entry(&self, parent: &Dir, entry: &Entry, position: u32) -> Identity {
         let (Some(links), Detail::Regular(_) | Detail::Symlink(_) | Detail::Special) =
             (&entry.links, &entry.detail)
         else {
-            return self.hash(&[b"path", &parent.identity.0, &entry.name]);
+            let hash = match position >> 16 {
+                0 => parent.seed,
+                block => self.hash(&[b"block", &parent.seed, &block.to_le_bytes()]),
+            };
+            return Identity { hash, low: Some(position as u16) };
         };
         // Names of one file share it only where all else agrees, so all else is hashed.
         let mut shared = Vec::with_capacity(128);
         let nameless = Entry { name: b"-".to_vec(), error: None, ..entry.clone() };
         nameless.encode(&mut shared);
-        self.hash(&[b"links", &parent.tree.identity.0, &links.group.to_le_bytes(), &shared])
+        let hash = self.hash(&[b"links", &parent.tree.seed, &links.group.to_le_bytes(), &shared]);
+        Identity { hash, low: None }
     }
 
-    /// Something in a view; a link that leads elsewhere is another inode, since the kernel keeps targets for ever.
-    pub(crate) fn of_view(&self, path: &[u8], target: Option<&[u8]>) -> Identity {
-        match target {
-            Some(target) => self.hash(&[b"link", path, target]),
-            None => self.hash(&[b"folder", path]),
-        }
+    /// A directory of a view.
+    pub(crate) fn of_folder(&self, path: &[u8]) -> Identity {
+        Identity { hash: self.hash(&[b"folder", path]), low: None }
+    }
+
+    /// A link of a view. One that leads elsewhere is another inode, since the kernel keeps targets for ever.
+    pub(crate) fn of_link(&self, path: &[u8], link: &Link) -> Identity {
+        let time = link.mtime;
+        let hash = self.hash(&[b"link", path, &link.to, &time.sec.to_le_bytes(), &time.nsec.to_le_bytes()]);
+        Identity { hash, low: None }
+    }
+
+    /// A file of a view. With other contents it is another inode, since the kernel keeps those for ever too.
+    pub(crate) fn of_text(&self, path: &[u8], text: &Text) -> Identity {
+        let time = text.mtime;
+        let hash =
+            self.hash(&[b"text", path, &text.bytes, &time.sec.to_le_bytes(), &time.nsec.to_le_bytes()]);
+        Identity { hash, low: None }
     }
 }
 
@@ -101,8 +137,10 @@ pub(crate) enum Inode {
     Leaf(Arc<Dir>, u32),
     /// A directory of the view, by path.
     Folder(Arc<[u8]>),
-    /// A link of the view: where it leads.
-    Link(Arc<[u8]>),
+    /// A link of the view.
+    Link(Arc<Link>),
+    /// A file of the view, with what was in it when it was looked up.
+    Text(Arc<Text>),
 }
 
 /// One row: kept small, since there is one for every name that the kernel remembers.
@@ -179,6 +217,12 @@ impl Inodes {
                 place.remove();
             }
         }
+    }
+
+    /// The number of an inode, if it is held.
+    pub(crate) fn held(&self, identity: &Identity) -> Option<u64> {
+        let is_it = |ino: &u64| self.shard(*ino).get(ino).is_some_and(|h| h.check == identity.check());
+        (0..=2).map(|attempt| identity.number(attempt)).find(is_it)
     }
 
     /// How many are held, the root included.

@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 
-use plakar_engine::meta::{Kind, Timestamp};
+use plakar_engine::meta::Timestamp;
 use plakar_engine::tree::{Detail, Entry};
 
+use super::attr::Shape;
 use super::folders::Run;
 use super::inodes::Inode;
 use super::tree::Dir;
-use super::{Attr, ROOT, SnapshotFs};
+use super::{Attr, Holds, ROOT, SnapshotFs};
 use crate::error::FsError;
-use crate::view::{Item as ViewItem, Target, View};
+use crate::view::{Folder, Item as ViewItem, Link, Target, View, join};
 
 /// Cookies of `.` and `..`; the first entry's follows.
 const DOT: u64 = 1;
@@ -29,8 +30,8 @@ enum Entries {
     Dots([u64; 2], usize),
     /// Entries of a snapshot's directory, from a place in the run.
     Tree { dir: Arc<Dir>, run: Run, from: usize },
-    /// Names of a view, from a place in it.
-    View { view: Arc<View>, path: Arc<[u8]>, from: usize },
+    /// Names of a directory of a view, from a place in it.
+    View { view: Arc<View>, folder: Arc<Folder>, path: Arc<[u8]>, from: usize },
     /// The directory ends here.
     End,
 }
@@ -44,8 +45,8 @@ pub struct Item<'a> {
     pub cookie: u64,
     /// Its attributes; only number and kind mean anything for `.` and `..`, and they are not held.
     pub attr: Attr,
-    /// Whether the name may lead elsewhere later.
-    pub volatile: bool,
+    /// How long the name leads there.
+    pub holds: Holds,
     /// Whether it is `.` or `..`.
     pub dot: bool,
 }
@@ -61,7 +62,7 @@ impl Batch {
         match &self.0 {
             Entries::Dots(_, skip) => 2 - skip,
             Entries::Tree { run, from, .. } => run.entries.len() - from,
-            Entries::View { view, path, from } => view.folder(path).map_or(0, |f| f.items.len() - from),
+            Entries::View { folder, from, .. } => folder.items().len() - from,
             Entries::End => 0,
         }
     }
@@ -70,12 +71,13 @@ impl Batch {
 impl SnapshotFs {
     /// The entries of a directory after a cookie, 0 for the first.
     pub async fn list(&self, ino: u64, after: u64) -> Result<Batch, FsError> {
+        self.activity.lists.one();
         let inode = self.inodes.inode(ino)?;
         if after < DOT_DOT {
             let parent = match &inode {
                 Inode::Directory(dir) => self.parent_of(ino, dir),
                 Inode::Folder(path) => self.parent_of_folder(path),
-                Inode::Leaf(..) | Inode::Link(_) => return Err(FsError::NotDirectory),
+                Inode::Leaf(..) | Inode::Link(_) | Inode::Text(_) => return Err(FsError::NotDirectory),
             };
             return Ok(Batch(Entries::Dots([ino, parent], after as usize)));
         }
@@ -94,11 +96,11 @@ impl SnapshotFs {
             }
             Inode::Folder(path) => {
                 let view = self.view();
-                let folder = view.folder(&path).ok_or(FsError::NotFound)?;
-                let from = folder.items.len() - folder.after(after).len();
-                Ok(Batch(Entries::View { view, path, from }))
+                let folder = self.folder(&view, &path).await?.ok_or(FsError::NotFound)?;
+                let from = folder.after(after);
+                Ok(Batch(Entries::View { view, folder, path, from }))
             }
-            Inode::Leaf(..) | Inode::Link(_) => Err(FsError::NotDirectory),
+            Inode::Leaf(..) | Inode::Link(_) | Inode::Text(_) => Err(FsError::NotDirectory),
         }
     }
 
@@ -117,8 +119,8 @@ impl SnapshotFs {
             Entries::Dots(numbers, skip) => {
                 let i = place + skip;
                 let (name, cookie) = [(&b"."[..], DOT), (&b".."[..], DOT_DOT)][i];
-                let attr = self.owners.attr_of_view(numbers[i], None, Timestamp::default());
-                Some(Item { name, cookie, attr, volatile: true, dot: true })
+                let attr = self.owners.attr_of_view(numbers[i], Shape::Folder, Timestamp::default());
+                Some(Item { name, cookie, attr, holds: Holds::Once, dot: true })
             }
             Entries::Tree { dir, run, from } => {
                 let entry = run.entries.get(from + place)?;
@@ -128,18 +130,25 @@ impl SnapshotFs {
                 let position = run.start + (from + place) as u32;
                 let attr = match hold {
                     true => self.hold_entry(dir, entry, position),
-                    false => self.owners.attr(self.numbers.of_entry(dir, entry).first_number(), entry),
+                    false => {
+                        let identity = self.numbers.of_entry(dir, entry, position);
+                        self.owners.attr(identity.first_number(), entry)
+                    }
                 };
                 let cookie = u64::from(position) + DOT_DOT + 1;
-                Some(Item { name: &entry.name, cookie, attr, volatile: false, dot: false })
+                Some(Item { name: &entry.name, cookie, attr, holds: Holds::ForEver, dot: false })
             }
-            Entries::View { view, path, from } => {
-                let item = view.folder(path)?.items.get(from + place)?;
+            Entries::View { view, folder, path, from } => {
+                let item = folder.items().get(from + place)?;
                 let attr = match hold {
                     true => self.hold_item(view, path, item),
                     false => self.number_item(path, item),
                 };
-                Some(Item { name: &item.name, cookie: item.cookie, attr, volatile: true, dot: false })
+                let holds = match item.target {
+                    Target::Text(_) => Holds::Once,
+                    _ => Holds::WithTheView,
+                };
+                Some(Item { name: &item.name, cookie: item.cookie, attr, holds, dot: false })
             }
             Entries::End => None,
         }
@@ -147,28 +156,25 @@ impl SnapshotFs {
 
     /// Holds the inode of an entry of a directory.
     pub(super) fn hold_entry(&self, dir: &Arc<Dir>, entry: &Entry, position: u32) -> Attr {
-        let identity = self.numbers.of_entry(dir, entry);
+        let identity = self.numbers.of_entry(dir, entry, position);
         if entry.directory().is_none() {
             let ino = self.inodes.hold(&identity, || Inode::Leaf(dir.clone(), position));
             return self.owners.attr(ino, entry);
         }
         let above = dir.leads_to_root(entry);
-        let ino = self.inodes.hold(&identity, || Inode::Directory(dir.child(entry, identity)));
+        let ino = self.inodes.hold(&identity, || Inode::Directory(dir.child(entry, position, &self.numbers)));
         if above { self.owners.attr_above(ino, entry) } else { self.owners.attr(ino, entry) }
     }
 
     /// Holds the inode of a name in a view.
     pub(super) fn hold_item(&self, view: &View, folder: &[u8], item: &ViewItem) -> Attr {
         match &item.target {
-            Target::Link(to) => {
-                let mtime = view.folder(folder).map(|f| f.mtime).unwrap_or_default();
-                self.hold_link(&path_in(folder, &item.name), to, mtime)
-            }
-            Target::Folder(path) => {
-                let identity = self.numbers.of_view(path, None);
-                let ino = self.inodes.hold(&identity, || Inode::Folder(path.clone()));
-                let mtime = view.folder(path).map(|f| f.mtime).unwrap_or_default();
-                self.owners.attr_of_view(ino, None, mtime)
+            Target::Link(link) => self.hold_link(&join(folder, &item.name), link),
+            Target::Folder(path) => self.hold_folder(view, path),
+            Target::Text(text) => {
+                let identity = self.numbers.of_text(&join(folder, &item.name), text);
+                let ino = self.inodes.hold(&identity, || Inode::Text(text.clone()));
+                self.owners.attr_of_view(ino, Shape::Text(text.bytes.len()), text.mtime)
             }
             Target::Snapshot(snapshot) => {
                 let dir = Dir::top(snapshot.clone(), &self.numbers);
@@ -178,23 +184,28 @@ impl SnapshotFs {
         }
     }
 
+    /// Holds the inode of a directory of a view.
+    pub(super) fn hold_folder(&self, view: &View, path: &Arc<[u8]>) -> Attr {
+        let ino = self.inodes.hold(&self.numbers.of_folder(path), || Inode::Folder(path.clone()));
+        self.owners.attr_of_view(ino, Shape::Folder, self.folder_time(view, path))
+    }
+
     /// Holds the inode of a link in a view.
-    pub(super) fn hold_link(&self, path: &[u8], to: &Arc<[u8]>, mtime: Timestamp) -> Attr {
-        let identity = self.numbers.of_view(path, Some(to));
-        let ino = self.inodes.hold(&identity, || Inode::Link(to.clone()));
-        self.owners.attr_of_view(ino, Some(to), mtime)
+    pub(super) fn hold_link(&self, path: &[u8], link: &Arc<Link>) -> Attr {
+        let ino = self.inodes.hold(&self.numbers.of_link(path, link), || Inode::Link(link.clone()));
+        self.owners.attr_of_view(ino, Shape::Link(link.to.len()), link.mtime)
     }
 
     /// Number and kind of a name in a view.
     fn number_item(&self, folder: &[u8], item: &ViewItem) -> Attr {
-        let (identity, link) = match &item.target {
-            Target::Link(to) => (self.numbers.of_view(&path_in(folder, &item.name), Some(to)), Some(&to[..])),
-            Target::Folder(path) => (self.numbers.of_view(path, None), None),
-            Target::Snapshot(snapshot) => (self.numbers.of_snapshot(&snapshot.id), None),
+        let path = || join(folder, &item.name);
+        let (identity, shape) = match &item.target {
+            Target::Link(link) => (self.numbers.of_link(&path(), link), Shape::Link(link.to.len())),
+            Target::Text(text) => (self.numbers.of_text(&path(), text), Shape::Text(text.bytes.len())),
+            Target::Folder(path) => (self.numbers.of_folder(path), Shape::Folder),
+            Target::Snapshot(snapshot) => (self.numbers.of_snapshot(&snapshot.id), Shape::Folder),
         };
-        let attr = self.owners.attr_of_view(identity.first_number(), link, Timestamp::default());
-        debug_assert!(matches!(attr.kind, Kind::Directory | Kind::Symlink));
-        attr
+        self.owners.attr_of_view(identity.first_number(), shape, Timestamp::default())
     }
 
     fn parent_of(&self, ino: u64, dir: &Dir) -> u64 {
@@ -213,14 +224,4 @@ impl SnapshotFs {
         let up = path.iter().rposition(|b| *b == b'/').unwrap_or(0);
         self.folder_number(&path[..up])
     }
-}
-
-/// A name in a folder of a view, as a path from the root.
-fn path_in(folder: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = folder.to_vec();
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    path
 }

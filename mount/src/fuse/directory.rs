@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::convert::{attributes, errno, kind};
-use super::{FOR_EVER, Fuse, VIEW};
+use super::{Fuse, name_lifetime};
 use crate::error::FsError;
 use crate::fs::{Batch, SnapshotFs};
 
@@ -83,7 +83,7 @@ impl DirectoryReply for ReplyDirectory {
 impl DirectoryReply for ReplyDirectoryPlus {
     fn add(&mut self, fs: &SnapshotFs, batch: &Batch, place: usize) -> Added {
         let Some(item) = fs.hold(batch, place) else { return Added::Hidden };
-        let ttl = if item.volatile { VIEW } else { FOR_EVER };
+        let ttl = name_lifetime(item.holds);
         let (ino, name) = (INodeNo(item.attr.ino), OsStr::from_bytes(item.name));
         if !Self::add(self, ino, item.cookie, name, &ttl, &attributes(&item.attr), Generation(0)) {
             return Added::Next(item.cookie);

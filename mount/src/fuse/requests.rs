@@ -13,9 +13,9 @@ use fuser::{
 };
 
 use super::convert::{attributes, errno, no_entry};
-use super::{FOR_EVER, Fuse, MAX_BACKGROUND, MAX_REQUEST, NOT_AT_ALL, VIEW, lifetime, send_xattr};
+use super::{FOR_EVER, Fuse, MAX_BACKGROUND, MAX_REQUEST, NOT_AT_ALL, lifetime, name_lifetime, send_xattr};
 use crate::error::FsError;
-use crate::fs::{Lookup, Seek};
+use crate::fs::{Holds, Lookup, Seek};
 
 impl Filesystem for Fuse {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
@@ -44,14 +44,18 @@ impl Filesystem for Fuse {
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
         let work = async move { fs.lookup(parent.0, &name).await };
         self.answer(work, |found| match found {
-            Ok(Lookup::Found { attr, volatile }) => {
-                let name_holds = if volatile { VIEW } else { FOR_EVER };
-                reply.entry_with_ttls(&lifetime(&attr), &name_holds, &attributes(&attr), Generation(0));
+            Ok(Lookup::Found { attr, holds }) => {
+                reply.entry_with_ttls(
+                    &lifetime(&attr),
+                    &name_lifetime(holds),
+                    &attributes(&attr),
+                    Generation(0),
+                );
             }
-            Ok(Lookup::Missing { volatile: false }) => {
+            Ok(Lookup::Missing { holds: Holds::ForEver }) => {
                 reply.entry(&FOR_EVER, &no_entry(), Generation(0));
             }
-            Ok(Lookup::Missing { volatile: true }) => reply.error(errno(FsError::NotFound)),
+            Ok(Lookup::Missing { .. }) => reply.error(errno(FsError::NotFound)),
             Err(e) => reply.error(errno(e)),
         });
     }
@@ -100,9 +104,15 @@ impl Filesystem for Fuse {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let fs = self.fs.clone();
-        self.answer(async move { fs.read(ino.0, offset, size).await }, |bytes| match bytes {
-            Ok(bytes) => reply.data(&bytes),
+        let (fs, pusher) = (self.fs.clone(), self.pusher.clone());
+        let after = self.fs.clone();
+        self.answer(async move { fs.read(ino.0, offset, size).await }, move |bytes| match bytes {
+            Ok(bytes) => {
+                reply.data(&bytes);
+                if offset == 0 {
+                    pusher.follow(&after, ino.0);
+                }
+            }
             Err(e) => reply.error(errno(e)),
         });
     }

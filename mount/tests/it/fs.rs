@@ -14,11 +14,11 @@ use plakar_mount::{Filter, FsError, Owner, What, Xattrs};
 use crate::source::Node;
 use crate::store::{TestStore, Trouble};
 
-async fn open(store: &TestStore, config: FsConfig) -> Arc<SnapshotFs> {
+pub(crate) async fn open(store: &TestStore, config: FsConfig) -> Arc<SnapshotFs> {
     SnapshotFs::open(store.repository.clone(), config).await.unwrap()
 }
 
-fn of(snapshot: &Snapshot) -> FsConfig {
+pub(crate) fn of(snapshot: &Snapshot) -> FsConfig {
     of_id(snapshot.id)
 }
 
@@ -26,7 +26,7 @@ fn of_id(snapshot: ObjectId) -> FsConfig {
     FsConfig { what: What::Snapshot { snapshot, path: Some(b"/".to_vec()) }, ..FsConfig::default() }
 }
 
-async fn find(fs: &Arc<SnapshotFs>, path: &str) -> Result<Attr, FsError> {
+pub(crate) async fn find(fs: &Arc<SnapshotFs>, path: &str) -> Result<Attr, FsError> {
     let mut attr = fs.attributes(ROOT).await?;
     for name in path.split('/').filter(|p| !p.is_empty()) {
         match fs.lookup(attr.ino, name.as_bytes()).await? {
@@ -53,12 +53,12 @@ async fn list(fs: &Arc<SnapshotFs>, ino: u64, step: usize) -> Vec<(String, u64, 
     }
 }
 
-async fn names(fs: &Arc<SnapshotFs>, path: &str) -> Vec<String> {
+pub(crate) async fn names(fs: &Arc<SnapshotFs>, path: &str) -> Vec<String> {
     let ino = find(fs, path).await.unwrap().ino;
     list(fs, ino, 1000).await.into_iter().map(|(n, ..)| n).filter(|n| n != "." && n != "..").collect()
 }
 
-async fn link(fs: &Arc<SnapshotFs>, path: &str) -> String {
+pub(crate) async fn link(fs: &Arc<SnapshotFs>, path: &str) -> String {
     let attr = find(fs, path).await.unwrap();
     String::from_utf8(fs.read_link(attr.ino).await.unwrap().to_vec()).unwrap()
 }
@@ -264,14 +264,16 @@ async fn views_lead_to_snapshots() {
     let fs = open(&store, FsConfig::default()).await;
     let mut root = names(&fs, "").await;
     root.sort();
-    assert_eq!(root, ["hosts", "ids", "latest", "snapshots", "sources", "tags"]);
+    assert_eq!(root, ["by-path", "hosts", "ids", "latest", "snapshots", "sources", "tags", "versions"]);
     let snapshots = names(&fs, "snapshots").await;
     assert_eq!(snapshots.len(), 2);
     assert!(snapshots[0].ends_with(&format!("_{}", old.id.short())), "{snapshots:?}");
     assert!(snapshots[0].starts_with("1970-01-01T"), "{snapshots:?}");
     assert_eq!(link(&fs, "latest").await, format!("snapshots/{}", snapshots[1]));
     assert_eq!(link(&fs, &format!("ids/{}", old.id)).await, format!("../snapshots/{}", snapshots[0]));
-    assert_eq!(names(&fs, "hosts/a%2Fb").await, ["latest".to_owned(), snapshots[0].clone()]);
+    let mut host = names(&fs, "hosts/a%2Fb").await;
+    host.sort();
+    assert_eq!(host, [&snapshots[0][..], "by-path", "latest", "versions"]);
     assert_eq!(link(&fs, "hosts/host/latest").await, format!("../../snapshots/{}", snapshots[1]));
     assert_eq!(names(&fs, "tags").await, ["daily"]);
     assert_eq!(names(&fs, "sources").await, ["srv_data"]);

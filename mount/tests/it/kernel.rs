@@ -266,6 +266,88 @@ fn views_are_live() {
     assert_eq!(&byte, b"x");
 }
 
+/// Reads all files of a directory in the order of their inode numbers, as `cp` does; gives how many the mount was
+/// asked for.
+fn read_all(m: &Mounted, folder: &str, wanted: &BTreeMap<String, Vec<u8>>) -> u64 {
+    let fs = m.session.as_ref().unwrap().file_system();
+    let before = fs.status().requests.reads;
+    let mut entries: Vec<_> = fs::read_dir(m.path(folder)).unwrap().map(|e| e.unwrap()).collect();
+    entries.sort_by_key(std::os::unix::fs::DirEntryExt::ino);
+    assert_eq!(entries.len(), wanted.len());
+    for entry in entries {
+        let name = entry.file_name().into_string().unwrap();
+        assert_eq!(fs::read(entry.path()).unwrap(), wanted[&name], "{name}");
+    }
+    fs.status().requests.reads - before
+}
+
+#[test]
+fn files_read_in_turn_come_before_they_are_asked_for() {
+    // Sizes around pages; some alike, so that blobs are shared; in the order of names, as they are stored.
+    let sizes = [0, 1, 4095, 4096, 4097, 12_288, 20_000, 3, 70_000];
+    let files: BTreeMap<String, Vec<u8>> =
+        (0..600).map(|i| (format!("f{i:03}"), noise(sizes[i % 9] + i % 7))).collect();
+    let tree = files.iter().map(|(n, c)| (n.clone().into_bytes(), Node::file(c.clone()))).collect();
+    let m = Mounted::tree(Node::directory([("d", Node::directory_of(tree))]));
+    let reads = read_all(&m, "d", &files);
+    let fs = m.session.as_ref().unwrap().file_system();
+    assert!(fs.status().pushed_files > 300, "{:?}", fs.status());
+    assert!(reads < 300, "{reads} of 600 were asked for");
+    // What was pushed is the file, to its last byte, and stays.
+    assert_eq!(read_all(&m, "d", &files), 0);
+}
+
+#[test]
+fn numbers_rise_as_names_do() {
+    let tree = (0..70_000).map(|i| (format!("{i:05}").into_bytes(), Node::file(""))).collect();
+    let m = Mounted::tree(Node::directory_of(tree));
+    let mut all: Vec<(u64, String)> = fs::read_dir(&m.at)
+        .unwrap()
+        .map(|e| e.unwrap())
+        .map(|e| (std::os::unix::fs::DirEntryExt::ino(&e), e.file_name().into_string().unwrap()))
+        .collect();
+    all.sort();
+    all.dedup_by_key(|(ino, _)| *ino);
+    assert_eq!(all.len(), 70_000);
+    // In each block of 65,536.
+    let falls = all.windows(2).filter(|w| w[0].1 > w[1].1).count();
+    assert!(falls <= 1, "{falls}");
+}
+
+#[test]
+fn other_times_are_reached_by_name() {
+    let tree = |text: &str| Node::directory([("etc", Node::directory([("motd", Node::file(text))]))]);
+    let m = Mounted::new(async |store| {
+        for (day, text) in ["old", "new"].into_iter().enumerate() {
+            let time_ns = 1_768_046_400_000_000_000 + day as i64 * 86_400_000_000_000;
+            store.backup(tree(text), &["/"], Snapshot { time_ns, ..Snapshot::empty() }).await;
+        }
+        FsConfig::default()
+    });
+    let read = |path: &str| fs::read_to_string(m.path(path)).unwrap();
+    assert_eq!(read("latest/etc/motd"), "new");
+    assert_eq!(read("latest/etc/motd@2026-01-10"), "old");
+    assert_eq!(read("latest/etc@2026-01-10/motd"), "old");
+    assert_eq!(read("latest/etc/@2026-01-10/motd"), "old");
+    assert_eq!(read("@latest~1/etc/motd"), "old");
+    assert_eq!(read("versions/etc/motd/latest"), "new");
+    let versions = fs::read_dir(m.path("versions/etc/motd")).unwrap().map(|e| e.unwrap());
+    let mut texts: Vec<_> = versions.map(|e| fs::read_to_string(e.path()).unwrap()).collect();
+    texts.sort();
+    assert_eq!(texts, ["new", "new", "old"]);
+    assert_eq!(read("by-path/etc/motd/latest"), "new");
+    assert_eq!(fs::read_dir(m.path("latest/etc")).unwrap().count(), 1);
+    // The same number: it is the same file.
+    let ino = |path: &str| fs::metadata(m.path(path)).unwrap().ino();
+    assert_eq!(ino("latest/etc/motd@2026-01-10"), ino("@latest~1/etc/motd"));
+    let first: serde_json::Value = serde_json::from_str(&read(".plakar/statistics.json")).unwrap();
+    read("latest/etc/motd");
+    fs::metadata(m.path("@latest~1/etc/none")).unwrap_err();
+    let then: serde_json::Value = serde_json::from_str(&read(".plakar/statistics.json")).unwrap();
+    let lookups = |v: &serde_json::Value| v["requests"]["lookups"].as_u64().unwrap();
+    assert!(lookups(&then) > lookups(&first), "each reading is a new one: {first} {then}");
+}
+
 #[test]
 fn it_ends_by_umount() {
     if !rustix::process::geteuid().is_root() {

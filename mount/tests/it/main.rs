@@ -9,3 +9,4 @@ mod fs;
 mod kernel;
 mod source;
 mod store;
+mod travel;
