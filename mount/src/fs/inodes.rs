@@ -143,90 +143,247 @@ pub(crate) enum Inode {
     Text(Arc<Text>),
 }
 
-/// One row: kept small, since there is one for every name that the kernel remembers.
+/// An inode that has a row of its own.
 #[derive(Debug)]
 struct Held {
     inode: Inode,
     check: u32,
-    lookups: u32,
+    lookups: u64,
+    /// Whether it counts among those of its directory too.
+    in_block: bool,
 }
 
-/// The inodes that the kernel holds, with how often it was given each.
+/// All inodes whose numbers go by position in one directory, or 65,536 of them: a million files need a row for each
+/// directory, not for each file.
+#[derive(Debug)]
+struct Block {
+    dir: Arc<Dir>,
+    /// Position of its first entry.
+    start: u32,
+    check: u32,
+    lookups: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    rows: HashMap<u64, Held>,
+    /// By the number without its low bits.
+    blocks: HashMap<u64, Block>,
+}
+
+impl Shard {
+    /// Whether a number is free for an inode, or already its own.
+    fn fits(&self, ino: u64, identity: &Identity) -> bool {
+        let own_row = self.rows.get(&ino).is_none_or(|h| h.check == identity.check());
+        let own_block = match self.blocks.get(&(ino >> 16)) {
+            Some(block) => identity.low.is_some() && block.check == identity.check(),
+            None => true,
+        };
+        own_row && own_block
+    }
+
+    fn hold(&mut self, ino: u64, identity: &Identity, place: Option<(&Arc<Dir>, u32)>, inode: Option<Inode>) {
+        if let (Some((dir, position)), Some(low)) = (place, identity.low) {
+            let (start, check) = (position - u32::from(low), identity.check());
+            let new = || Block { dir: dir.clone(), start, check, lookups: 0 };
+            self.blocks.entry(ino >> 16).or_insert_with(new).lookups += 1;
+        }
+        if let Some(inode) = inode {
+            let in_block = identity.low.is_some();
+            let new = || Held { inode, check: identity.check(), lookups: 0, in_block };
+            self.rows.entry(ino).or_insert_with(new).lookups += 1;
+        }
+    }
+
+    fn forget(&mut self, ino: u64, lookups: u64) {
+        let mut in_block = true;
+        if let Place::Occupied(mut row) = self.rows.entry(ino) {
+            let held = row.get_mut();
+            in_block = held.in_block;
+            held.lookups = held.lookups.saturating_sub(lookups);
+            if held.lookups == 0 {
+                row.remove();
+            }
+        }
+        if in_block && let Place::Occupied(mut place) = self.blocks.entry(ino >> 16) {
+            let block = place.get_mut();
+            block.lookups = block.lookups.saturating_sub(lookups);
+            if block.lookups == 0 {
+                place.remove();
+            }
+        }
+    }
+}
+
+/// The inodes that the kernel holds, with how often it was given them.
 #[derive(Debug)]
 pub(crate) struct Inodes {
-    shards: [Mutex<HashMap<u64, Held>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
 }
 
 impl Inodes {
     /// With the root, which is never forgotten.
     pub(crate) fn new(root: Inode) -> Self {
         let inodes = Self { shards: std::array::from_fn(|_| Mutex::default()) };
-        inodes.shard(ROOT).insert(ROOT, Held { inode: root, check: 0, lookups: 1 });
+        let held = Held { inode: root, check: 0, lookups: 1, in_block: false };
+        inodes.shard(ROOT).rows.insert(ROOT, held);
         inodes
     }
 
-    fn shard(&self, ino: u64) -> MutexGuard<'_, HashMap<u64, Held>> {
-        self.shards[ino as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+    fn shard(&self, ino: u64) -> MutexGuard<'_, Shard> {
+        self.shards[(ino >> 16) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a number stands for.
     pub(crate) fn inode(&self, ino: u64) -> Result<Inode, FsError> {
-        self.shard(ino).get(&ino).map(|h| h.inode.clone()).ok_or(FsError::Stale)
+        let shard = self.shard(ino);
+        if let Some(held) = shard.rows.get(&ino) {
+            return Ok(held.inode.clone());
+        }
+        let block = shard.blocks.get(&(ino >> 16)).ok_or(FsError::Stale)?;
+        Ok(Inode::Leaf(block.dir.clone(), block.start + u32::from(ino as u16)))
     }
 
-    /// Counts one more lookup of an inode, and gives its number.
-    pub(crate) fn hold(&self, identity: &Identity, inode: impl FnOnce() -> Inode) -> u64 {
+    /// Counts one more lookup of an inode that has a row of its own, and gives its number. `place` is the directory of
+    /// a snapshot that it stands in, and its position there.
+    pub(crate) fn hold(
+        &self,
+        identity: &Identity,
+        place: Option<(&Arc<Dir>, u32)>,
+        inode: impl FnOnce() -> Inode,
+    ) -> u64 {
+        self.add(identity, place, Some(inode))
+    }
+
+    /// Counts one more lookup of what stands at a position of a directory and is no directory.
+    pub(crate) fn hold_leaf(&self, identity: &Identity, dir: &Arc<Dir>, position: u32) -> u64 {
+        // Names of one file have a number of their own.
+        let own = identity.low.is_none().then_some(|| Inode::Leaf(dir.clone(), position));
+        self.add(identity, Some((dir, position)), own)
+    }
+
+    fn add(
+        &self,
+        identity: &Identity,
+        place: Option<(&Arc<Dir>, u32)>,
+        inode: Option<impl FnOnce() -> Inode>,
+    ) -> u64 {
         let mut attempt = 0;
         loop {
             let ino = identity.number(attempt);
             let mut shard = self.shard(ino);
-            match shard.entry(ino) {
-                Place::Vacant(place) => {
-                    place.insert(Held { inode: inode(), check: identity.check(), lookups: 1 });
-                    return ino;
-                }
-                Place::Occupied(mut place) if place.get().check == identity.check() => {
-                    let held = place.get_mut();
-                    held.lookups = held.lookups.saturating_add(1);
-                    return ino;
-                }
-                Place::Occupied(_) if attempt < 2 => {
-                    tracing::warn!(ino, "two files have the same inode number; one gets another");
-                    attempt += 1;
-                }
-                // Three collisions in a row of 64 bits each do not happen; the first inode wins.
-                Place::Occupied(_) => return ino,
+            // Three collisions in a row of 64 bits each do not happen; the first inode wins.
+            if attempt == 2 || shard.fits(ino, identity) {
+                let inode = inode.map(|new| new());
+                shard.hold(ino, identity, place, inode);
+                return ino;
             }
+            tracing::warn!(ino, "two files have the same inode number; one gets another");
+            attempt += 1;
         }
     }
 
     /// Takes back lookups; the last one frees the number.
     pub(crate) fn forget(&self, ino: u64, lookups: u64) {
-        if ino == ROOT {
-            return;
-        }
-        let mut shard = self.shard(ino);
-        if let Place::Occupied(mut place) = shard.entry(ino) {
-            let held = place.get_mut();
-            // A count that has reached its limit is no count any more.
-            if held.lookups == u32::MAX {
-                return;
-            }
-            held.lookups = held.lookups.saturating_sub(u32::try_from(lookups).unwrap_or(u32::MAX));
-            if held.lookups == 0 {
-                place.remove();
-            }
+        if ino != ROOT {
+            self.shard(ino).forget(ino, lookups);
         }
     }
 
-    /// The number of an inode, if it is held.
+    /// The number of an inode whose number goes by position, if its directory is held.
     pub(crate) fn held(&self, identity: &Identity) -> Option<u64> {
-        let is_it = |ino: &u64| self.shard(*ino).get(ino).is_some_and(|h| h.check == identity.check());
+        let is_it = |ino: &u64| {
+            let shard = self.shard(*ino);
+            let in_block = shard.blocks.get(&(ino >> 16)).is_some_and(|b| b.check == identity.check());
+            in_block || shard.rows.get(ino).is_some_and(|h| h.check == identity.check())
+        };
         (0..=2).map(|attempt| identity.number(attempt)).find(is_it)
     }
 
-    /// How many are held, the root included.
+    /// How many rows there are: one for the root, each directory, link and linked file that is held, and one for the
+    /// other files of each directory.
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        let rows = |s: &Mutex<Shard>| {
+            let shard = s.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.rows.len() + shard.blocks.len()
+        };
+        self.shards.iter().map(rows).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plakar_engine::snapshot::Snapshot;
+
+    use super::*;
+
+    fn numbers() -> Numbers {
+        Numbers { key: [7; 32] }
+    }
+
+    fn top(id: u8) -> Arc<Dir> {
+        let snapshot = Snapshot { id: ObjectId([id; 32]), ..Snapshot::empty() };
+        Dir::top(Arc::new(snapshot), &numbers())
+    }
+
+    fn identity(first: u8, check: u8, low: Option<u16>) -> Identity {
+        let mut hash = [first; 32];
+        hash[8..24].copy_from_slice(&[check; 16]);
+        hash[24..].copy_from_slice(&[check; 8]);
+        Identity { hash, low }
+    }
+
+    fn position(inode: &Inode) -> Option<u32> {
+        match inode {
+            Inode::Leaf(_, position) => Some(*position),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn files_of_a_directory_share_a_row_until_the_last_is_forgotten() {
+        let (dir, inodes) = (top(1), Inodes::new(Inode::Folder(Arc::from(&b""[..]))));
+        let files: Vec<u64> = (0..1000)
+            .map(|i| inodes.hold_leaf(&identity(1, 1, Some(i)), &dir, 131_072 + u32::from(i)))
+            .collect();
+        assert_eq!(inodes.len(), 2);
+        assert_eq!(position(&inodes.inode(files[77]).unwrap()), Some(131_149));
+        let child =
+            inodes.hold(&identity(1, 1, Some(1000)), Some((&dir, 132_072)), || Inode::Directory(top(2)));
+        assert_eq!(inodes.len(), 3);
+        for ino in &files {
+            inodes.forget(*ino, 1);
+        }
+        assert!(matches!(inodes.inode(child), Ok(Inode::Directory(_))));
+        inodes.forget(child, 1);
+        assert_eq!(inodes.len(), 1);
+        assert!(inodes.inode(files[77]).is_err());
+    }
+
+    #[test]
+    fn two_inodes_never_pass_for_one() {
+        let (one, other) = (top(1), top(2));
+        let inodes = Inodes::new(Inode::Folder(Arc::from(&b""[..])));
+        let a = inodes.hold_leaf(&identity(1, 1, Some(5)), &one, 5);
+        // Another directory with the same number, a linked file with that of a file, a directory where a link is.
+        let b = inodes.hold_leaf(&identity(1, 2, Some(5)), &other, 5);
+        let number = u64::from_le_bytes([1; 8]) & !0xffff | 5;
+        assert_eq!(a, number);
+        let mut linked = identity(3, 3, None);
+        linked.hash[..8].copy_from_slice(&number.to_le_bytes());
+        let c = inodes.hold_leaf(&linked, &one, 9);
+        assert!(a != b && a != c && b != c, "{a} {b} {c}");
+        let dir_of = |ino| match inodes.inode(ino).unwrap() {
+            Inode::Leaf(dir, at) => (dir.tree.snapshot.id.0[0], at),
+            _ => (0, 0),
+        };
+        assert_eq!((dir_of(a), dir_of(b), dir_of(c)), ((1, 5), (2, 5), (1, 9)));
+        assert_eq!(inodes.held(&identity(1, 1, Some(5))), Some(a));
+        assert_eq!(inodes.held(&identity(1, 2, Some(5))), Some(b));
+        assert_eq!(inodes.held(&identity(4, 4, Some(5))), None);
+        for ino in [a, b, c] {
+            inodes.forget(ino, 1);
+        }
+        assert_eq!(inodes.len(), 1);
     }
 }
