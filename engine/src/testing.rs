@@ -16,6 +16,9 @@ use crate::error::Result;
 use crate::importer::{ImportError, Importer, Listed, SourceDirectory, SourceEntry, SourceFile, Stamp};
 use crate::keyslot::UserSecret;
 use crate::meta::{Kind, Metadata, Timestamp, Xattr};
+use crate::monitor::Silent;
+use crate::ops::Cancel;
+use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::repository::recent::RecentFrames;
 use crate::repository::{CreateOptions, Probe, Repository, create};
 use crate::snapshot::Snapshot;
@@ -322,6 +325,15 @@ impl SourceFile for FixtureFile {
     fn now(&self) -> Result<(Metadata, Stamp), ImportError> {
         Ok((self.entry.meta.clone(), self.entry.stamp))
     }
+}
+
+/// Backs a fixture up.
+///
+/// # Errors
+/// Those of the backup.
+pub async fn back_up(repository: &Arc<Repository>, root: &Fixture) -> Result<BackupReport> {
+    let source = Arc::new(FixtureImporter::new(root.clone()));
+    backup(repository, source, BackupOptions::default(), Arc::new(Silent), Cancel::default()).await
 }
 
 /// Entry and contents by path.

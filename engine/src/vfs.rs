@@ -1,7 +1,7 @@
 //! A snapshot as a read-only tree: blobs by id, directories by node, files by extents. Knows no kernel and keeps
 //! nothing; what is in front of it as [`FrameSource`] decides what is cached.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -37,6 +37,13 @@ pub struct Piece {
     pub start: u64,
     /// Blob or hole.
     pub extent: Extent,
+}
+
+impl Piece {
+    /// The part of the piece that lies in a range of the file, counted from the piece's start. They must overlap.
+    fn within(&self, range: &Range<u64>) -> Range<u64> {
+        range.start.max(self.start) - self.start..range.end.min(self.start + self.extent.len) - self.start
+    }
 }
 
 /// Reads snapshots through a frame source.
@@ -207,6 +214,25 @@ impl Vfs {
         Ok(out)
     }
 
+    /// The frames that hold a range of a file, each once, in the order in which the file needs them: what to fetch
+    /// before it is read. Of a sliced blob only the slices in the range. Blobs that cannot be located are left out;
+    /// reading them says why.
+    ///
+    /// # Errors
+    /// An extent list of the file cannot be read.
+    pub async fn frames_of(&self, contents: &Contents, range: Range<u64>) -> Result<Vec<FrameRef>> {
+        let mut seen = HashSet::new();
+        let mut out = Vec::new();
+        for piece in self.pieces(contents, range.clone()).await? {
+            let Some(Ok(located)) = piece.extent.id.map(|id| self.repository.locate(&id)) else { continue };
+            let part = piece.within(&range);
+            if let Some((_, frames)) = located.cover(&(part.start as u32..part.end as u32)) {
+                out.extend(frames.iter().filter(|f| seen.insert(f.key())).cloned());
+            }
+        }
+        Ok(out)
+    }
+
     /// Bytes of a file, shorter only at its end.
     pub async fn read(&self, entry: &Entry, range: Range<u64>, purpose: Purpose) -> Result<Bytes> {
         let tree::Detail::Regular(contents) = &entry.detail else {
@@ -227,12 +253,11 @@ impl Vfs {
         }
         let mut out = BytesMut::new();
         for piece in self.pieces(contents, range.clone()).await? {
-            let from = range.start.max(piece.start) - piece.start;
-            let to = range.end.min(piece.start + piece.extent.len) - piece.start;
+            let part = piece.within(&range);
             match piece.extent.id {
-                None => out.resize(out.len() + (to - from) as usize, 0),
+                None => out.resize(out.len() + (part.end - part.start) as usize, 0),
                 Some(id) => {
-                    let part = self.blob_range(id, from as u32..to as u32, purpose).await?;
+                    let part = self.blob_range(id, part.start as u32..part.end as u32, purpose).await?;
                     if out.is_empty() && part.len() as u64 == range.end - range.start {
                         return Ok(part);
                     }
@@ -333,3 +358,6 @@ fn may_have_moved(e: &Error) -> bool {
 pub fn is_damage(e: &Error) -> bool {
     e.kind() == ErrorKind::Damaged
 }
+
+#[cfg(test)]
+mod tests;
