@@ -84,6 +84,9 @@ fn cancel_on_signals(what_is_kept: &'static str) -> anyhow::Result<Cancel> {
 /// Reads snapshots, keeping what was decoded last.
 async fn vfs(repository: &Arc<Repository>) -> anyhow::Result<Vfs> {
     repository.index().await?;
+    if let Err(e) = repository.use_disk_cache(repository.default_disk_cache()) {
+        tracing::warn!(%e, "frames are not cached on this machine");
+    }
     Ok(Vfs::new(repository.clone(), Arc::new(RecentFrames::new(repository.clone()))))
 }
 

@@ -1,5 +1,7 @@
-//! What is kept on this machine for a store: the index, snapshots as stored, the file cache. All of it can be thrown
-//! away at any time; what has names in it is sealed.
+//! What is kept on this machine for a store: the index, snapshots as stored, the file cache, frames. All of it can be
+//! thrown away at any time; what has names in it is sealed.
+
+pub mod frames;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,6 +24,9 @@ pub struct LocalDirs {
 /// The layout's version: another one is another directory.
 const VERSION: &str = "v1";
 
+/// The directory of frames in the cache of a store.
+pub const FRAMES: &str = "frames";
+
 /// The local cache of one store.
 #[derive(Debug)]
 pub struct LocalCache {
@@ -29,7 +34,7 @@ pub struct LocalCache {
     index: PathBuf,
     database: Mutex<Connection>,
     /// Keeps a directory for this process alone, when the user's cannot be written.
-    _own: Option<tempfile::TempDir>,
+    own: Option<tempfile::TempDir>,
 }
 
 const SCHEMA: &str = "
@@ -57,7 +62,7 @@ impl LocalCache {
                 tracing::warn!(%e, directory = %directory.display(), "the local cache cannot be used; working without");
                 let own = tempfile::tempdir().map_err(|e| Error::io("make", &std::env::temp_dir(), e))?;
                 let mut cache = Self::open_at(own.path())?;
-                cache._own = Some(own);
+                cache.own = Some(own);
                 Ok(cache)
             }
         }
@@ -78,12 +83,22 @@ impl LocalCache {
             }
             Err(e) => return Err(e.into()),
         };
-        Ok(Self { directory: directory.into(), index, database: Mutex::new(database), _own: None })
+        Ok(Self { directory: directory.into(), index, database: Mutex::new(database), own: None })
     }
 
     /// Where it is.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Where frames are.
+    pub fn frames_directory(&self) -> PathBuf {
+        self.directory.join(FRAMES)
+    }
+
+    /// Whether it is this process's alone, and goes with it.
+    pub fn is_temporary(&self) -> bool {
+        self.own.is_some()
     }
 
     /// Where index segments are.

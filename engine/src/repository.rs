@@ -11,6 +11,7 @@ pub mod recent;
 mod scrub;
 mod segment;
 mod states;
+mod turns;
 pub mod writer;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
+use crate::cache::frames::{FrameCache, FrameCacheStats};
 use crate::cache::{LocalCache, LocalDirs, WriterState};
 use crate::config::Config;
 use crate::crypto::kdf::KdfParams;
@@ -34,7 +36,10 @@ use crate::wire::WireError;
 use catalog::Catalog;
 pub use index::Index;
 pub(crate) use index::{Marks, blocking};
-use reader::{FrameRef, FrameSource, Purpose};
+use reader::{FrameReader, FrameRef, FrameSource, Origin, Purpose};
+
+/// Bytes of frames that are kept on this machine of a store that is far away.
+const DISK_CACHE: u64 = 1 << 30;
 
 /// Now, ns since 1970, by the local clock.
 pub(crate) fn now_ns() -> i64 {
@@ -48,6 +53,7 @@ pub struct Repository {
     config: Config,
     keys: Arc<Keyring>,
     cache: Arc<LocalCache>,
+    reader: FrameReader,
     writer: Mutex<WriterState>,
     index: RwLock<Option<Arc<Index>>>,
     /// Loads of the index, one at a time.
@@ -260,6 +266,7 @@ impl Repository {
         });
         let (config, keys, notices, writer, cache) = unlocked.await?;
         Ok(Arc::new(Self {
+            reader: FrameReader::new(store.clone()),
             store,
             config,
             keys: Arc::new(keys),
@@ -293,6 +300,41 @@ impl Repository {
     /// Its local cache.
     pub fn cache(&self) -> &Arc<LocalCache> {
         &self.cache
+    }
+
+    /// How many bytes of frames are best kept on this machine, unless the user says otherwise: none of a store that
+    /// is as near itself.
+    pub fn default_disk_cache(&self) -> u64 {
+        match self.store.local_path() {
+            Some(_) => 0,
+            None => DISK_CACHE,
+        }
+    }
+
+    /// Keeps frames that are read on this machine's disk too, up to so many bytes; 0 for none. Others that use the
+    /// same store share what is there, and each keeps to its own limit.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub fn use_disk_cache(&self, bytes: u64) -> Result<()> {
+        let wanted = bytes > 0 && !self.cache.is_temporary();
+        let cache = wanted.then(|| FrameCache::open(&self.cache.frames_directory(), bytes)).transpose()?;
+        self.reader.set_disk(cache);
+        Ok(())
+    }
+
+    /// What the frame cache on this machine's disk has done and holds, if it is used.
+    pub fn disk_cache_stats(&self) -> Option<FrameCacheStats> {
+        self.reader.disk().map(|c| c.stats())
+    }
+
+    /// Waits until the frames that were read last are in the cache on disk, as far as they are kept. For tests, and
+    /// for programs that end soon.
+    pub async fn flush_disk_cache(&self) {
+        if let Some(cache) = self.reader.disk() {
+            // It fails only when the runtime ends.
+            let _ = tokio::task::spawn_blocking(move || cache.flush()).await;
+        }
     }
 
     /// What the user should know about how it was opened.
@@ -477,8 +519,23 @@ impl Repository {
 
 #[async_trait]
 impl FrameSource for Repository {
-    async fn frames(&self, wanted: &[FrameRef], _purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>> {
-        reader::fetch(&self.store, wanted).await
+    async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>> {
+        self.reader.frames(wanted, purpose, Origin::Anywhere).await
+    }
+
+    fn raise(&self, wanted: &[FrameRef]) {
+        self.reader.raise(wanted);
+    }
+}
+
+/// Frames as the store itself has them, whatever is cached on this machine: for checking.
+#[derive(Debug)]
+pub(crate) struct StoreFrames(pub(crate) Arc<Repository>);
+
+#[async_trait]
+impl FrameSource for StoreFrames {
+    async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>> {
+        self.0.reader.frames(wanted, purpose, Origin::Store).await
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use plakar_engine::cache::FRAMES;
 use serde_json::json;
 
 use crate::context::AppContext;
@@ -14,8 +15,9 @@ use crate::text;
 
 /// Show or clear what is cached on this machine
 ///
-/// For each store there are its index, its list of snapshots, and what tells which files have not changed. All of it
-/// is made again from the store when it is missing; the next backup then reads every file once.
+/// For each store there are its index, its list of snapshots, what tells which files have not changed, and, of stores
+/// that are far away, what was read last, still encrypted. All of it is made again from the store when it is missing;
+/// the next backup then reads every file once.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CacheArgs {
     #[command(subcommand)]
@@ -33,6 +35,9 @@ struct ClearArgs {
     /// Do it
     #[arg(long)]
     apply: bool,
+    /// Only what was read last
+    #[arg(long)]
+    frames: bool,
     /// The beginning of a store's id, as `plakar cache` shows it; without any, all
     #[arg(value_name = "STORE-ID")]
     stores: Vec<String>,
@@ -44,15 +49,17 @@ struct Cached {
     id: String,
     path: PathBuf,
     bytes: u64,
+    /// Of them, frames.
+    frame_bytes: u64,
 }
 
 /// Runs it.
 pub(crate) fn run(context: &AppContext, args: CacheArgs) -> anyhow::Result<ExitCode> {
     let directory = context.cache_directory()?;
     let mut cached = list(&directory)?;
-    let (mut clear, mut apply) = (false, false);
+    let (mut clear, mut apply, mut frames) = (false, false, false);
     if let Some(Action::Clear(args)) = &args.action {
-        (clear, apply) = (true, args.apply);
+        (clear, apply, frames) = (true, args.apply, args.frames);
         if let Some(unknown) = args.stores.iter().find(|p| !cached.iter().any(|c| c.id.starts_with(*p))) {
             let failure = Failure::new(format!("nothing is cached of a store {unknown}"));
             return Err(failure.with_hint("`plakar cache` shows what there is").into());
@@ -61,20 +68,30 @@ pub(crate) fn run(context: &AppContext, args: CacheArgs) -> anyhow::Result<ExitC
     }
     if apply {
         for c in &cached {
-            fs::remove_dir_all(&c.path).with_context(|| format!("cannot clear {}", c.path.display()))?;
+            let path = if frames { c.path.join(FRAMES) } else { c.path.clone() };
+            match fs::remove_dir_all(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(e).with_context(|| format!("cannot clear {}", path.display()));
+                }
+                _ => {}
+            }
         }
     }
-    let total: u64 = cached.iter().map(|c| c.bytes).sum();
+    let total: u64 = cached.iter().map(|c| if frames { c.frame_bytes } else { c.bytes }).sum();
     let mut out = Output::new();
     if context.json() {
         let stores: Vec<_> = cached
             .iter()
-            .map(|c| json!({ "store_id": c.id, "path": c.path.to_string_lossy(), "bytes": c.bytes }))
+            .map(|c| json!({ "store_id": c.id, "path": c.path.to_string_lossy(), "bytes": c.bytes, "frame_bytes": c.frame_bytes }))
             .collect();
         out.json(&json!({ "directory": directory.to_string_lossy(), "bytes": total, "stores": stores, "cleared": apply }))?;
     } else {
         for c in &cached {
-            out.line(format_args!("{} {:>10}", c.id, text::size(c.bytes)))?;
+            let frames = match c.frame_bytes {
+                0 => String::new(),
+                n => format!(", {} of it frames", text::size(n)),
+            };
+            out.line(format_args!("{} {:>10}{frames}", c.id, text::size(c.bytes)))?;
         }
         let (n, size) = (text::counted(cached.len() as u64, "store"), text::size(total));
         match (clear, apply) {
@@ -102,8 +119,9 @@ fn list(directory: &Path) -> anyhow::Result<Vec<Cached>> {
             let id = store.file_name().to_string_lossy().into_owned();
             let is_id = id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
             if is_id && store.file_type()?.is_dir() {
-                let bytes = size_of(&store.path());
-                cached.push(Cached { id, path: store.path(), bytes });
+                let path = store.path();
+                let (bytes, frame_bytes) = (size_of(&path), size_of(&path.join(FRAMES)));
+                cached.push(Cached { id, path, bytes, frame_bytes });
             }
         }
     }
@@ -143,9 +161,11 @@ mod tests {
         fs::create_dir_all(root.join("v1/other")).unwrap();
         fs::create_dir_all(root.join("precious/00112233-4455-6677-8899-aabbccddeeff")).unwrap();
         fs::write(store.join("a"), [0; 100]).unwrap();
+        fs::create_dir_all(store.join("../frames/ab")).unwrap();
+        fs::write(store.join("../frames/ab/c"), [0; 30]).unwrap();
         let found = list(&root).unwrap();
         fs::remove_dir_all(&root).unwrap();
-        assert_eq!(found.iter().map(|c| c.bytes).collect::<Vec<_>>(), [100]);
+        assert_eq!(found.iter().map(|c| (c.bytes, c.frame_bytes)).collect::<Vec<_>>(), [(130, 30)]);
         assert!(list(&root).unwrap().is_empty());
     }
 }

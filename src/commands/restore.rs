@@ -103,6 +103,7 @@ pub(crate) async fn run(context: &AppContext, args: RestoreArgs) -> anyhow::Resu
     let progress = Progress::begin(context, "restore", bar, context.globals.verbose);
     let done =
         Box::pin(restore(&repository, &snapshot, &path, Arc::new(exporter), progress.clone(), cancel)).await;
+    repository.flush_disk_cache().await;
     progress.end();
     let report = done.map_err(|e| match e.kind() {
         ErrorKind::Cancelled => {

@@ -17,7 +17,7 @@ use crate::id::BlobId;
 use crate::monitor::{Event, Monitor};
 use crate::repository::catalog::Catalog;
 use crate::repository::recent::RecentFrames;
-use crate::repository::{Index, Marks, Repository, report};
+use crate::repository::{Index, Marks, Repository, StoreFrames, report};
 use crate::snapshot::Snapshot;
 use crate::storage::{Area, ObjectName};
 use crate::tree::{Detail, Entry};
@@ -74,9 +74,11 @@ pub async fn check(
 ) -> Result<CheckReport> {
     let index = repository.refresh_index().await?;
     let catalog = repository.catalog().await?;
-    let vfs = Vfs::new(repository.clone(), Arc::new(RecentFrames::new(repository.clone())));
+    let source = Arc::new(StoreFrames(repository.clone()));
+    let vfs = Vfs::new(repository.clone(), Arc::new(RecentFrames::new(source.clone())));
     let mut check = Check {
         repository: repository.clone(),
+        source,
         monitor,
         cancel,
         vfs,
@@ -130,6 +132,7 @@ pub async fn check(
 
 struct Check {
     repository: Arc<Repository>,
+    source: Arc<StoreFrames>,
     monitor: Arc<dyn Monitor>,
     cancel: Cancel,
     vfs: Vfs,
@@ -275,7 +278,7 @@ impl Check {
             .map(|batch| async {
                 self.cancel.check()?;
                 let (bad, monitor) = (bad.clone(), self.monitor.clone());
-                gather::read(&self.repository, batch?, move |w, verified| {
+                gather::read(&self.repository, self.source.as_ref(), batch?, move |w, verified| {
                     monitor.event(Event::Progress { bytes: w.located.len.into() });
                     match verified {
                         Ok(_) if w.located.class == Class::Data => {}

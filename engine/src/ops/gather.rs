@@ -65,9 +65,10 @@ pub(super) fn batches<T>(
 /// A verified blob in its parts (one, or slices), or why it cannot be had.
 pub(super) type Verified = Result<Vec<Bytes>, Arc<Error>>;
 
-/// Fetches one batch; then, off the async threads, verifies each blob and hands it to `take`.
+/// Fetches one batch from a source of frames; then, off the async threads, verifies each blob and hands it to `take`.
 pub(super) async fn read<T: Send + 'static>(
     repository: &Arc<Repository>,
+    source: &dyn FrameSource,
     batch: Vec<Wanted<T>>,
     take: impl Fn(Wanted<T>, Verified) -> Result<()> + Send + 'static,
 ) -> Result<()> {
@@ -79,7 +80,7 @@ pub(super) async fn read<T: Send + 'static>(
             frames.len() - 1
         });
     }
-    let clear = repository.frames(&frames, Purpose::OnDemand).await;
+    let clear = source.frames(&frames, Purpose::OnDemand).await;
     let repository = repository.clone();
     crate::repository::blocking(move || {
         for w in batch {

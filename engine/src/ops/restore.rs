@@ -367,7 +367,8 @@ impl Job {
                     return Ok(());
                 }
                 let job = self.clone();
-                gather::read(&self.repository, batch?, move |w, verified| job.write(&w.uses, verified)).await
+                let source = self.repository.as_ref();
+                gather::read(&self.repository, source, batch?, move |w, v| job.write(&w.uses, v)).await
             })
             .buffer_unordered(parallel);
         // After a failure, what is under way is still waited for: its files are closed, and leave nothing behind.

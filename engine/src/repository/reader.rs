@@ -1,15 +1,17 @@
 //! Reading frames: wanted frames are grouped by packfile, near ones merged into one range, ranges fetched in parallel,
-//! frames opened and decompressed once, off the async threads.
+//! frames opened and decompressed once, off the async threads. What a cache on this machine holds is not fetched.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::future::Future;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
+use super::turns::Turns;
+use crate::cache::frames::FrameCache;
 use crate::crypto::{Class, DataKey};
 use crate::error::{Error, Result};
 use crate::frame::{FrameDecoder, FrameError, FrameRecord};
@@ -23,6 +25,8 @@ const MAX_GAP: u64 = 64 << 10;
 const MAX_RANGE: u64 = 4 << 20;
 /// Requests in flight for one call.
 const PARALLEL: usize = 6;
+/// Clear bytes that are taken from the cache on disk as one piece of work.
+const GROUP: u64 = 1 << 20;
 
 /// A frame's name: where it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,6 +75,10 @@ pub enum Purpose {
 pub trait FrameSource: Send + Sync + std::fmt::Debug {
     /// The clear bytes of frames, in the order asked for.
     async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>>;
+
+    /// Somebody has come to wait for frames whose prefetch is under way: where it still waits for its turn, it goes
+    /// on at once. Never waits. A source that has no turns has nothing to do.
+    fn raise(&self, _wanted: &[FrameRef]) {}
 }
 
 /// One request: a range of a packfile, and which of the wanted frames lie in it.
@@ -81,9 +89,8 @@ struct Fetch {
     frames: Vec<usize>,
 }
 
-/// Merges wanted frames into few ranges, ordered by packfile and offset.
-fn plan(wanted: &[FrameRef]) -> Vec<Fetch> {
-    let mut order: Vec<usize> = (0..wanted.len()).collect();
+/// Merges some of the wanted frames into few ranges, ordered by packfile and offset.
+fn plan(wanted: &[FrameRef], mut order: Vec<usize>) -> Vec<Fetch> {
     order.sort_unstable_by_key(|i| (wanted[*i].packfile, wanted[*i].record.offset));
     let mut out: Vec<Fetch> = Vec::new();
     for i in order {
@@ -122,47 +129,151 @@ pub fn decode(frame: &FrameRef, stored: &[u8]) -> Result<Bytes> {
     })
 }
 
-/// Fetches and decodes frames from a store.
-pub async fn fetch(store: &Arc<dyn Store>, wanted: &[FrameRef]) -> Vec<Result<Bytes, Arc<Error>>> {
-    let fetches = plan(wanted);
-    let mut results: HashMap<usize, Result<Bytes, Arc<Error>>> = HashMap::with_capacity(wanted.len());
-    let mut answers = stream::iter(fetches)
-        .map(|f| {
-            let frames: Vec<(usize, FrameRef)> = f.frames.iter().map(|i| (*i, wanted[*i].clone())).collect();
-            let store = store.clone();
-            async move { fetch_one(store, f, frames).await }
-        })
-        .buffer_unordered(PARALLEL);
-    while let Some(part) = answers.next().await {
-        results.extend(part);
-    }
-    (0..wanted.len()).map(|i| results.remove(&i).unwrap_or_else(|| Err(Arc::new(Error::Cancelled)))).collect()
+type Answer = Result<Bytes, Arc<Error>>;
+/// Answers for some of the wanted frames, by their number.
+type Part = Vec<(usize, Answer)>;
+
+/// Where frames may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The cache on this machine, or the store.
+    Anywhere,
+    /// The store, whatever is cached: to find out what it really holds.
+    Store,
 }
 
-type Part = Vec<(usize, Result<Bytes, Arc<Error>>)>;
+/// Fetches and decodes frames, from the cache on disk if there is one, else from the store.
+#[derive(Debug)]
+pub(super) struct FrameReader {
+    store: Arc<dyn Store>,
+    disk: RwLock<Option<Arc<FrameCache>>>,
+    turns: Turns,
+}
 
-async fn fetch_one(store: Arc<dyn Store>, fetch: Fetch, frames: Vec<(usize, FrameRef)>) -> Part {
-    let indices: Vec<usize> = fetch.frames.clone();
-    let fail = |e: Error| {
-        let e = Arc::new(e);
-        indices.iter().map(|i| (*i, Err(e.clone()))).collect()
-    };
-    let stored = match store.get(fetch.object, Some(fetch.range.clone())).await {
-        Ok(bytes) => bytes,
-        Err(e) => return fail(e.into()),
-    };
-    let start = fetch.range.start;
-    let decoded = tokio::task::spawn_blocking(move || {
-        frames
-            .iter()
-            .map(|(i, frame)| {
+impl FrameReader {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, disk: RwLock::default(), turns: Turns::new() }
+    }
+
+    pub(super) fn set_disk(&self, cache: Option<FrameCache>) {
+        *self.disk.write().unwrap_or_else(PoisonError::into_inner) = cache.map(Arc::new);
+    }
+
+    pub(super) fn disk(&self) -> Option<Arc<FrameCache>> {
+        self.disk.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn raise(&self, wanted: &[FrameRef]) {
+        self.turns.raise(wanted.iter().map(FrameRef::key));
+    }
+
+    /// The clear bytes of frames, in the order asked for.
+    pub(super) async fn frames(&self, wanted: &[FrameRef], purpose: Purpose, origin: Origin) -> Vec<Answer> {
+        let mut answers: Vec<Option<Answer>> = vec![None; wanted.len()];
+        let disk = self.disk().filter(|_| origin == Origin::Anywhere);
+        if let Some(cache) = &disk {
+            let groups: Vec<_> =
+                groups(wanted).into_iter().map(|g| self.from_disk(cache, g, wanted, purpose)).collect();
+            collect(&mut answers, groups).await;
+        }
+        let missing: Vec<usize> = (0..wanted.len()).filter(|i| answers[*i].is_none()).collect();
+        let fetches: Vec<_> = plan(wanted, missing)
+            .into_iter()
+            .map(|f| self.from_store(f, wanted, purpose, disk.clone()))
+            .collect();
+        collect(&mut answers, fetches).await;
+        answers.into_iter().map(|a| a.unwrap_or_else(|| Err(Arc::new(Error::Cancelled)))).collect()
+    }
+
+    /// Those of some frames that the cache holds.
+    async fn from_disk(
+        &self,
+        cache: &Arc<FrameCache>,
+        group: Range<usize>,
+        wanted: &[FrameRef],
+        purpose: Purpose,
+    ) -> Part {
+        let frames = wanted[group.clone()].to_vec();
+        let keys: Vec<FrameKey> = frames.iter().map(FrameRef::key).collect();
+        let _turn = self.turns.decode(&keys, purpose).await;
+        let cache = cache.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let one = |frame: &FrameRef| match decode(frame, &cache.get(frame)?) {
+                Ok(clear) => Some(Ok(clear)),
+                Err(_damaged) => {
+                    cache.reject(frame);
+                    None
+                }
+            };
+            group.zip(&frames).filter_map(|(i, frame)| Some((i, one(frame)?))).collect()
+        });
+        // What is not answered here is fetched.
+        found.await.unwrap_or_default()
+    }
+
+    /// One request, and what it brings.
+    async fn from_store(
+        &self,
+        fetch: Fetch,
+        wanted: &[FrameRef],
+        purpose: Purpose,
+        disk: Option<Arc<FrameCache>>,
+    ) -> Part {
+        let frames: Vec<(usize, FrameRef)> = fetch.frames.iter().map(|i| (*i, wanted[*i].clone())).collect();
+        let keys: Vec<FrameKey> = frames.iter().map(|(_, f)| f.key()).collect();
+        let fail = |e: Error| {
+            let e = Arc::new(e);
+            fetch.frames.iter().map(|i| (*i, Err(e.clone()))).collect()
+        };
+        // Held until all is decoded: bytes that wait for that take memory.
+        let turn = self.turns.request(&keys, purpose).await;
+        let stored = match self.store.get(fetch.object, Some(fetch.range.clone())).await {
+            Ok(bytes) => bytes,
+            Err(e) => return fail(e.into()),
+        };
+        let _decoding = self.turns.decode(&keys, turn.purpose).await;
+        let start = fetch.range.start;
+        let decoded = tokio::task::spawn_blocking(move || {
+            let one = |frame: &FrameRef| {
                 let r = frame.record.range();
-                let part = &stored[(r.start - start) as usize..(r.end - start) as usize];
-                (*i, decode(frame, part).map_err(Arc::new))
-            })
-            .collect()
-    });
-    decoded.await.unwrap_or_else(|_panicked| fail(Error::Cancelled))
+                let part = (r.start - start) as usize..(r.end - start) as usize;
+                let clear = decode(frame, &stored[part.clone()])?;
+                if let Some(cache) = &disk {
+                    cache.put(frame, stored.slice(part));
+                }
+                Ok(clear)
+            };
+            frames.iter().map(|(i, frame)| (*i, one(frame).map_err(Arc::new))).collect()
+        });
+        decoded.await.unwrap_or_else(|_panicked| fail(Error::Cancelled))
+    }
+}
+
+/// Waits for parts of the answer, few at once.
+async fn collect(answers: &mut [Option<Answer>], parts: Vec<impl Future<Output = Part>>) {
+    let mut parts = stream::iter(parts).buffer_unordered(PARALLEL);
+    while let Some(part) = parts.next().await {
+        for (i, answer) in part {
+            answers[i] = Some(answer);
+        }
+    }
+}
+
+/// Cuts wanted frames into pieces of work for the cache on disk.
+fn groups(wanted: &[FrameRef]) -> Vec<Range<usize>> {
+    let mut out: Vec<Range<usize>> = Vec::new();
+    let mut clear = 0;
+    for (i, frame) in wanted.iter().enumerate() {
+        match out.last_mut() {
+            Some(last) if clear < GROUP => last.end = i + 1,
+            _ => {
+                clear = 0;
+                out.push(i..i + 1);
+            }
+        }
+        clear += u64::from(frame.record.clear);
+    }
+    out
 }
 
 #[cfg(test)]
@@ -196,7 +307,10 @@ mod tests {
             frame(1, 1_000_000, 10),
             frame(1, 2_000_000, 4_000_000),
         ];
-        let plan: Vec<_> = plan(&wanted).into_iter().map(|f| (f.object.id.0[0], f.range, f.frames)).collect();
+        let plan: Vec<_> = plan(&wanted, (0..6).collect())
+            .into_iter()
+            .map(|f| (f.object.id.0[0], f.range, f.frames))
+            .collect();
         assert_eq!(
             plan,
             [

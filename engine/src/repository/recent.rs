@@ -6,17 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::Repository;
 use super::reader::{FrameKey, FrameRef, FrameSource, Purpose};
 use crate::error::{Error, Result};
 
 /// Clear bytes that are kept.
 const LIMIT: usize = 32 << 20;
 
-/// Frames of a repository, the last ones kept.
+/// Frames of a source, the last ones kept.
 #[derive(Debug)]
 pub struct RecentFrames {
-    repository: Arc<Repository>,
+    source: Arc<dyn FrameSource>,
     kept: Mutex<Kept>,
 }
 
@@ -28,9 +27,9 @@ struct Kept {
 }
 
 impl RecentFrames {
-    /// Empty, in front of a repository.
-    pub fn new(repository: Arc<Repository>) -> Self {
-        Self { repository, kept: Mutex::default() }
+    /// Empty, in front of a source of frames, such as a repository.
+    pub fn new(source: Arc<dyn FrameSource>) -> Self {
+        Self { source, kept: Mutex::default() }
     }
 }
 
@@ -46,7 +45,7 @@ impl FrameSource for RecentFrames {
             return found.into_iter().flatten().collect();
         }
         let fetch: Vec<FrameRef> = missing.iter().map(|i| wanted[*i].clone()).collect();
-        let answers = self.repository.frames(&fetch, purpose).await;
+        let answers = self.source.frames(&fetch, purpose).await;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for (i, answer) in missing.into_iter().zip(answers) {
             if let Ok(bytes) = &answer {

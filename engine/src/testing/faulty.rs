@@ -23,6 +23,11 @@ impl FaultyStore {
         Self { below, left: Arc::new(AtomicI64::new(calls)) }
     }
 
+    /// Fails from now on.
+    pub fn fail_now(&self) {
+        self.left.store(0, Ordering::Relaxed);
+    }
+
     /// Whether it has failed yet.
     pub fn has_failed(&self) -> bool {
         self.left.load(Ordering::Relaxed) < 0
