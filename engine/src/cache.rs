@@ -118,6 +118,18 @@ impl LocalCache {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// Of some objects of an area those that are here.
+    pub(crate) fn some_objects(&self, area: Area, ids: &[ObjectId]) -> Result<Vec<(ObjectId, Vec<u8>)>> {
+        let db = self.database();
+        let mut query = db.prepare_cached("SELECT bytes FROM objects WHERE area = ?1 AND id = ?2")?;
+        let mut found = Vec::new();
+        for id in ids {
+            let bytes = query.query_row(params![area as u8, &id.0[..]], |r| r.get(0)).optional()?;
+            found.extend(bytes.map(|b| (*id, b)));
+        }
+        Ok(found)
+    }
+
     /// Keeps new objects of an area and forgets others.
     pub fn update_objects(&self, area: Area, new: &[(ObjectId, Vec<u8>)], gone: &[ObjectId]) -> Result<()> {
         if new.is_empty() && gone.is_empty() {

@@ -33,7 +33,7 @@ use crate::keyslot::{KeySlot, UserSecret};
 use crate::storage::{Area, ObjectName, Store, StoreErrorKind, put_bytes};
 use crate::vfs::Located;
 use crate::wire::WireError;
-use catalog::Catalog;
+use catalog::{Catalog, Known, Listing};
 pub use index::Index;
 pub(crate) use index::{Marks, blocking};
 use reader::{FrameReader, FrameRef, FrameSource, Origin, Purpose};
@@ -60,6 +60,7 @@ pub struct Repository {
     loading: tokio::sync::Mutex<()>,
     catalog: OnceCell<()>,
     current: RwLock<Arc<Catalog>>,
+    known: RwLock<Arc<Known>>,
     data_keys: index::DataKeys,
     /// States that could not be read when the index was loaded.
     unreadable_states: Mutex<Vec<(ObjectId, String)>>,
@@ -276,6 +277,7 @@ impl Repository {
             loading: tokio::sync::Mutex::new(()),
             catalog: OnceCell::new(),
             current: RwLock::default(),
+            known: RwLock::default(),
             data_keys: Mutex::default(),
             unreadable_states: Mutex::default(),
             notices,
@@ -342,9 +344,26 @@ impl Repository {
         &self.notices
     }
 
-    /// Reads which snapshots there are, from the store's listings.
+    /// Reads which snapshots there are, from the store's listings. Only objects that are new are read.
     pub async fn refresh_catalog(&self) -> Result<Arc<Catalog>> {
-        let catalog = Arc::new(catalog::load(self).await?);
+        self.load_catalog(Listing::read(self.store.as_ref()).await?).await
+    }
+
+    /// The catalogue, if the store's listings are no longer those that a catalogue was read from: its
+    /// [`listing`](Catalog::listing). Where nothing has changed it costs three listings.
+    pub async fn catalog_since(&self, listing: &[u8; 32]) -> Result<Option<Arc<Catalog>>> {
+        let now = Listing::read(self.store.as_ref()).await?;
+        if now.digest() == *listing {
+            return Ok(None);
+        }
+        self.load_catalog(now).await.map(Some)
+    }
+
+    async fn load_catalog(&self, listing: Listing) -> Result<Arc<Catalog>> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let (catalog, known) = catalog::load(self, listing, &known).await?;
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
+        let catalog = Arc::new(catalog);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = catalog.clone();
         let _ = self.catalog.set(());
         Ok(catalog)

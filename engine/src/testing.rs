@@ -1,7 +1,8 @@
-//! For tests: a source in memory, a store that fails on purpose, and a snapshot's tree as plain values.
+//! For tests: a source in memory, stores that fail on purpose or are watched, and a snapshot's tree as plain values.
 
 mod decoders;
 pub mod faulty;
+pub mod watched;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -75,6 +76,8 @@ pub struct Fixture {
     pub inode: u64,
     /// Names it has.
     pub links: u64,
+    /// Its blocks of 4 KiB that are all zeros are holes.
+    pub sparse: bool,
 }
 
 /// What a fixture is.
@@ -113,6 +116,7 @@ impl Fixture {
             ctime_ns: 1_600_000_000_000_000_000 + inode as i64,
             inode,
             links: 1,
+            sparse: false,
         }
     }
 
@@ -177,7 +181,7 @@ impl Fixture {
             meta: self.meta.clone(),
             stamp: Stamp { ctime_ns: self.ctime_ns, inode: self.inode, device: 1 },
             links: self.links,
-            sparse: false,
+            sparse: self.sparse,
             target: match &self.what {
                 What::Symlink(t) => Some(t.clone()),
                 _ => None,
@@ -318,8 +322,20 @@ impl SourceFile for FixtureFile {
     }
 
     fn next_data(&mut self, at: u64) -> Result<Option<(u64, u64)>, ImportError> {
-        let len = self.bytes.len() as u64;
-        Ok((at < len).then_some((at, len)))
+        let len = self.bytes.len();
+        let is_hole =
+            |i: &usize| self.entry.sparse && self.bytes[*i..len.min(i + 4096)].iter().all(|b| *b == 0);
+        let from = at as usize;
+        let next_block = |i: usize| (i / 4096 + 1) * 4096;
+        let blocks = |from: usize| std::iter::successors(Some(from), move |i| Some(next_block(*i)));
+        let blocks = |from: usize| blocks(from).take_while(|i| *i < len);
+        let Some(start) = blocks(from).find(|i| !is_hole(i)) else {
+            self.at = len;
+            return Ok(None);
+        };
+        let end = blocks(start).find(is_hole).unwrap_or(len);
+        self.at = start;
+        Ok(Some((start as u64, end as u64)))
     }
 
     fn now(&self) -> Result<(Metadata, Stamp), ImportError> {

@@ -13,7 +13,8 @@ use crate::id::ObjectId;
 use crate::object::{MAX_SMALL, decode_small};
 use crate::removal::{Note, NoteKind, Removal, Removals};
 use crate::snapshot::Snapshot;
-use crate::storage::{Area, Listed, ObjectName};
+use crate::storage::{Area, Listed, ObjectName, Store};
+use crate::vfs::is_damage;
 use crate::wire::WireError;
 
 /// What a store holds at one moment.
@@ -29,6 +30,9 @@ pub struct Catalog {
     pub unreadable: Vec<(ObjectName, Error)>,
     /// Digest of the ids of snapshots and removals.
     pub seen: [u8; 32],
+    /// Digest of the listings it was read from, for [`Repository::catalog_since`]; zeros if something could not be
+    /// read that may be readable the next time.
+    pub listing: [u8; 32],
 }
 
 impl Catalog {
@@ -38,22 +42,66 @@ impl Catalog {
     }
 }
 
-/// Reads the catalogue; objects seen before come from the local cache.
-pub(super) async fn load(repository: &Repository) -> Result<Catalog> {
-    let store = &repository.store;
-    let (snapshots, removals, notes) =
-        futures::try_join!(store.list(Area::Snapshots), store.list(Area::Removals), store.list(Area::Notes))?;
-    let mut catalog = Catalog { seen: digest(&snapshots, &removals), ..Catalog::default() };
-    for (id, removal) in read(repository, Area::Removals, &removals, |_, b| Removal::decode(b)).await? {
+/// What was decoded of listed objects: the next reading takes it over.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    snapshots: HashMap<ObjectId, Arc<Snapshot>>,
+    removals: HashMap<ObjectId, Arc<Removal>>,
+    notes: HashMap<ObjectId, Arc<Note>>,
+}
+
+/// What decides which snapshots there are.
+pub(super) struct Listing {
+    snapshots: Vec<Listed>,
+    removals: Vec<Listed>,
+    notes: Vec<Listed>,
+}
+
+impl Listing {
+    pub(super) async fn read(store: &dyn Store) -> Result<Self> {
+        let (snapshots, removals, notes) = futures::try_join!(
+            store.list(Area::Snapshots),
+            store.list(Area::Removals),
+            store.list(Area::Notes)
+        )?;
+        Ok(Self { snapshots, removals, notes })
+    }
+
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for area in [&self.snapshots, &self.removals, &self.notes] {
+            hasher.update(&digest(area.iter()));
+        }
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// Reads the catalogue. What was decoded before is taken over; what was read before comes from the local cache.
+pub(super) async fn load(
+    repository: &Repository,
+    listing: Listing,
+    before: &Known,
+) -> Result<(Catalog, Known)> {
+    let mut catalog = Catalog::default();
+    let mut known = Known::default();
+    let Listing { snapshots, removals, notes } = &listing;
+    catalog.seen = digest(snapshots.iter().chain(removals));
+    let decode = |_, b: &[u8]| Removal::decode(b);
+    for (id, removal) in read(repository, Area::Removals, removals, &before.removals, decode).await? {
         match removal {
-            Ok(r) => catalog.removals.add(id, r),
+            Ok(r) => {
+                catalog.removals.add(id, (*r).clone());
+                known.removals.insert(id, r);
+            }
             Err(e) => catalog.unreadable.push((ObjectName::new(Area::Removals, id), e)),
         }
     }
-    let mut last: HashMap<(ObjectId, NoteKind), (u64, ObjectId, Note)> = HashMap::new();
-    for (id, note) in read(repository, Area::Notes, &notes, |_, b| Note::decode(b)).await? {
+    let mut last: HashMap<(ObjectId, NoteKind), (u64, ObjectId, Arc<Note>)> = HashMap::new();
+    let decode = |_, b: &[u8]| Note::decode(b);
+    for (id, note) in read(repository, Area::Notes, notes, &before.notes, decode).await? {
         match note {
             Ok(n) => {
+                known.notes.insert(id, n.clone());
                 let slot =
                     last.entry((n.snapshot, n.kind)).or_insert_with(|| (0, ObjectId([0; 32]), n.clone()));
                 if (slot.0, slot.1) <= (n.counter, id) {
@@ -63,29 +111,38 @@ pub(super) async fn load(repository: &Repository) -> Result<Catalog> {
             Err(e) => catalog.unreadable.push((ObjectName::new(Area::Notes, id), e)),
         }
     }
-    for (id, snapshot) in read(repository, Area::Snapshots, &snapshots, Snapshot::decode).await? {
-        if catalog.removals.is_deleted(&id) {
-            continue;
-        }
+    let live: Vec<Listed> =
+        snapshots.iter().filter(|l| !catalog.removals.is_deleted(&l.id)).copied().collect();
+    for (id, snapshot) in
+        read(repository, Area::Snapshots, &live, &before.snapshots, Snapshot::decode).await?
+    {
         match snapshot {
-            Ok(mut s) => {
-                if let Some((_, _, note)) = last.get(&(id, NoteKind::Tags)) {
-                    s.tags.clone_from(&note.values);
-                }
-                if let Some(name) = last.get(&(id, NoteKind::Name)).and_then(|n| n.2.values.first()) {
-                    s.name.clone_from(name);
-                }
-                catalog.snapshots.push(Arc::new(s));
+            Ok(s) => {
+                known.snapshots.insert(id, s.clone());
+                let tags = last.get(&(id, NoteKind::Tags)).map(|n| &n.2.values);
+                let name = last.get(&(id, NoteKind::Name)).and_then(|n| n.2.values.first());
+                catalog.snapshots.push(if tags.is_none() && name.is_none() {
+                    s
+                } else {
+                    let mut noted = (*s).clone();
+                    noted.tags = tags.cloned().unwrap_or(noted.tags);
+                    noted.name = name.cloned().unwrap_or(noted.name);
+                    Arc::new(noted)
+                });
             }
             Err(e) => catalog.broken.push((id, e)),
         }
     }
+    let failures = catalog.broken.iter().map(|(_, e)| e).chain(catalog.unreadable.iter().map(|(_, e)| e));
+    if failures.into_iter().all(|e| is_damage(e) || matches!(e, Error::Newer { .. })) {
+        catalog.listing = listing.digest();
+    }
     catalog.snapshots.sort_by_key(|s| (std::cmp::Reverse(s.time_ns), s.id));
-    Ok(catalog)
+    Ok((catalog, known))
 }
 
-fn digest(snapshots: &[Listed], removals: &[Listed]) -> [u8; 32] {
-    let mut ids: Vec<_> = snapshots.iter().chain(removals).map(|l| l.id).collect();
+fn digest<'a>(listed: impl Iterator<Item = &'a Listed>) -> [u8; 32] {
+    let mut ids: Vec<_> = listed.map(|l| l.id).collect();
     ids.sort_unstable();
     let mut h = blake3::Hasher::new();
     ids.iter().for_each(|id| {
@@ -94,30 +151,43 @@ fn digest(snapshots: &[Listed], removals: &[Listed]) -> [u8; 32] {
     *h.finalize().as_bytes()
 }
 
-/// Reads and decodes the objects of an area.
+/// Reads and decodes the objects of an area, but for those that are known.
 async fn read<T>(
     repository: &Repository,
     area: Area,
     listed: &[Listed],
+    known: &HashMap<ObjectId, Arc<T>>,
     decode: impl Fn(ObjectId, &[u8]) -> Result<T, WireError>,
-) -> Result<Vec<(ObjectId, Result<T>)>> {
-    if listed.is_empty() {
-        return Ok(Vec::new());
+) -> Result<Vec<(ObjectId, Result<Arc<T>>)>> {
+    let mut out: Vec<(ObjectId, Result<Arc<T>>)> = Vec::with_capacity(listed.len());
+    let mut missing = Vec::new();
+    for l in listed {
+        match known.get(&l.id) {
+            Some(value) => out.push((l.id, Ok(value.clone()))),
+            None => missing.push(*l),
+        }
+    }
+    if missing.is_empty() && out.len() == known.len() {
+        return Ok(out);
     }
     let cache = repository.cache.clone();
-    let cached: HashMap<ObjectId, Vec<u8>> =
-        blocking(move || cache.objects(area)).await.unwrap_or_default().into_iter().collect();
+    // The first time all are read, and it shows which have gone; after that only the few that are new.
+    let few: Option<Vec<ObjectId>> = (!known.is_empty()).then(|| missing.iter().map(|l| l.id).collect());
+    let cached = blocking(move || match few {
+        None => cache.objects(area),
+        Some(ids) => cache.some_objects(area, &ids),
+    });
+    let cached: HashMap<ObjectId, Vec<u8>> = cached.await.unwrap_or_default().into_iter().collect();
     let open = |id: ObjectId, bytes: &[u8]| {
         let clear = decode_small(repository.key_of(area), area, repository.config.store, id, bytes)?;
-        decode(id, &clear)
+        decode(id, &clear).map(Arc::new)
     };
-    let mut out = Vec::with_capacity(listed.len());
     let mut fetch = Vec::new();
-    for l in listed {
+    for l in missing {
         // A cached copy that does not open may be damaged where the store's is not.
         match cached.get(&l.id).map(|b| open(l.id, b)) {
             Some(Ok(value)) => out.push((l.id, Ok(value))),
-            _ => fetch.push(*l),
+            _ => fetch.push(l),
         }
     }
     let mut new = Vec::new();
@@ -143,10 +213,14 @@ async fn read<T>(
         }
     }
     let there: HashSet<ObjectId> = listed.iter().map(|l| l.id).collect();
-    let gone: Vec<ObjectId> = cached.into_keys().filter(|id| !there.contains(id)).collect();
+    let gone =
+        cached.into_keys().chain(known.keys().copied()).filter(|id| !there.contains(id)).collect::<Vec<_>>();
     let cache = repository.cache.clone();
     if let Err(e) = blocking(move || cache.update_objects(area, &new, &gone)).await {
         tracing::warn!(%e, "cannot keep objects in the local cache");
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests;

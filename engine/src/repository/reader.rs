@@ -147,7 +147,7 @@ pub(super) enum Origin {
 pub(super) struct FrameReader {
     store: Arc<dyn Store>,
     disk: RwLock<Option<Arc<FrameCache>>>,
-    turns: Turns,
+    pub(super) turns: Turns,
 }
 
 impl FrameReader {

@@ -71,6 +71,15 @@ impl Turns {
         }
     }
 
+    /// Whether nobody has a turn or waits for one.
+    #[cfg(test)]
+    pub(super) fn are_free(&self) -> bool {
+        let decodes = std::thread::available_parallelism().map_or(2, usize::from);
+        let waiting = self.queue.lock().unwrap_or_else(PoisonError::into_inner).waiting.len();
+        let free = (self.requests.available_permits(), self.decodes.available_permits());
+        free == (PREFETCH_REQUESTS, decodes) && waiting == 0
+    }
+
     /// Somebody waits for these frames now: prefetches of them that wait for a turn go on.
     pub(super) fn raise(&self, frames: impl Iterator<Item = FrameKey>) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -122,3 +131,6 @@ impl Drop for Waiting<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
