@@ -52,6 +52,10 @@ fn a_tree_of_everything_is_identical_in_the_mount_and_copied_from_it() {
     copy(Path::new(&half(mount.path()).short_path()), &below);
     COPIED.check_open(&half(&source), &Directory::open(&below));
 
+    for tree in [mount.path(), &copied] {
+        let found = tree.join("sizes/many holes").metadata().unwrap();
+        assert!(found.blocks() <= 40 * 16, "{} of {} blocks", found.blocks(), found.len() / 512);
+    }
     for part in ["names", "sizes"] {
         let words = ["-r", "--no-dereference", "--"].map(OsString::from).into_iter();
         run_tool("diff", words.chain([source.join(part).into(), mount.path().join(part).into()]));

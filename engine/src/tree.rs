@@ -55,6 +55,8 @@ pub struct Contents {
     pub level: u8,
     /// The items, in file order.
     pub items: Vec<Extent>,
+    /// Bytes of the file that are in no hole.
+    pub data_bytes: u64,
     /// They could not be read; there are no items.
     pub missing: bool,
 }
@@ -225,6 +227,9 @@ impl Entry {
             Detail::Regular(c) => {
                 out.put_uv(m.size);
                 out.push(c.level);
+                if c.level > 0 {
+                    out.put_uv(c.data_bytes);
+                }
                 out.put_uv(c.items.len() as u64);
                 encode_items(&c.items, out);
             }
@@ -287,13 +292,15 @@ impl Entry {
             Kind::Regular => {
                 size = r.uv()?;
                 let level = r.u8()?;
+                let stored = if level > 0 { Some(r.uv_max(size, "data bytes of a file")?) } else { None };
                 let n = r.count(INLINE_ITEMS as u64, 2, "items")?;
                 let items = decode_items(r, n, level)?;
                 let missing = flags & NO_CONTENTS != 0;
                 if missing != (items.is_empty() && size > 0) || !missing && total(&items)? != size {
                     return Err(WireError::Malformed("size of a file"));
                 }
-                Detail::Regular(Contents { level, items, missing })
+                let data_bytes = stored.unwrap_or_else(|| data_bytes(&items));
+                Detail::Regular(Contents { level, items, data_bytes, missing })
             }
             Kind::Directory => Detail::Directory { node: BlobId(r.array()?), below: Summary::decode(r)? },
             Kind::Symlink => Detail::Symlink(r.bytes(MAX_TARGET, "symlink target")?.to_vec()),
@@ -367,6 +374,11 @@ fn decode_items(r: &mut Reader<'_>, n: usize, level: u8) -> WireResult<Vec<Exten
         items.push(Extent { id, len });
     }
     Ok(items)
+}
+
+/// Bytes that extents cover without being holes. Their lengths add up to no more than a file's size.
+pub fn data_bytes(extents: &[Extent]) -> u64 {
+    extents.iter().filter(|e| e.id.is_some()).fold(0, |sum, e| sum.saturating_add(e.len))
 }
 
 /// Bytes that items cover.

@@ -20,8 +20,8 @@ use crate::repository::recent::RecentFrames;
 use crate::repository::{Index, Marks, Repository, StoreFrames, report};
 use crate::snapshot::Snapshot;
 use crate::storage::{Area, ObjectName};
-use crate::tree::{Detail, Entry};
-use crate::vfs::{Vfs, is_damage};
+use crate::tree::{Contents, Detail, Entry};
+use crate::vfs::{Piece, Vfs, is_damage};
 use crate::walk::{Step, Walk};
 
 /// How deep to look.
@@ -149,6 +149,19 @@ struct Check {
     bad_nodes: HashMap<BlobId, String>,
 }
 
+/// Whether an entry says rightly how much of a file is in no hole.
+fn data_bytes_agree(contents: &Contents, pieces: &[Piece]) -> Result<()> {
+    let found = pieces.iter().filter(|p| p.extent.id.is_some()).map(|p| p.extent.len).sum::<u64>();
+    if found == contents.data_bytes {
+        return Ok(());
+    }
+    Err(Error::DamagedBlob {
+        what: "a directory".into(),
+        place: "tree".into(),
+        source: format!("it says that {} bytes are no hole where {found} are", contents.data_bytes).into(),
+    })
+}
+
 fn named(snapshot: &Snapshot, path: &[u8]) -> Vec<u8> {
     [snapshot.id.short().as_bytes(), b":", path].concat()
 }
@@ -249,6 +262,9 @@ impl Check {
                 return self.tree_failure(list, e);
             }
         };
+        if let Err(e) = data_bytes_agree(contents, &pieces) {
+            self.tree_failure(contents.items.first().and_then(|i| i.id).unwrap_or(BlobId([0; 32])), e)?;
+        }
         for (id, len) in pieces.iter().filter_map(|p| p.extent.id.map(|id| (id, p.extent.len))) {
             match self.index.row(&id, &self.catalog.removals)? {
                 Some(row) => {
@@ -331,6 +347,9 @@ impl Check {
                     match self.vfs.pieces(contents, 0..entry.meta.size).await {
                         Err(e) => self.problem(&path, &report(&e)),
                         Ok(pieces) => {
+                            if let Err(e) = data_bytes_agree(contents, &pieces) {
+                                self.problem(&path, &report(&e));
+                            }
                             let ids = pieces.iter().filter_map(|p| p.extent.id);
                             if let Some(reason) = ids.filter_map(|id| self.bad.get(&id)).next().cloned() {
                                 self.problem(&path, &reason);

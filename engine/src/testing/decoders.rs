@@ -62,6 +62,19 @@ mod tests {
         entry.error = Some("why".into());
         let mut node = vec![1, 1, 1];
         entry.encode(&mut node);
+        let mut file = Entry { name: b"sparse".to_vec(), ..entry.clone() };
+        file.meta.kind = crate::meta::Kind::Regular;
+        file.meta.size = 1 << 30;
+        let list = tree::Extent { id: Some(crate::id::BlobId([1; 32])), len: 1 << 30 };
+        file.detail = tree::Detail::Regular(tree::Contents {
+            level: 1,
+            items: vec![list],
+            data_bytes: 1 << 20,
+            missing: false,
+        });
+        let mut sparse = vec![1, 1, 1];
+        file.encode(&mut sparse);
+        assert!(Directory::decode(&sparse).is_ok());
         let removal = Removal {
             kind: crate::removal::RemovalKind::Tombstone,
             targets: vec![ObjectId([1; 32])],
@@ -70,7 +83,7 @@ mod tests {
             reason: "r".into(),
             writer: [0; 16],
         };
-        vec![(0, config.encode(&keys)), (2, node), (5, snapshot.encode()), (6, removal.encode())]
+        vec![(0, config.encode(&keys)), (2, node), (2, sparse), (5, snapshot.encode()), (6, removal.encode())]
     }
 
     #[test]

@@ -75,6 +75,7 @@ pub fn contents<E>(
     extents: Vec<Extent>,
     mut sink: impl FnMut(Vec<u8>) -> Result<BlobId, E>,
 ) -> Result<Contents, E> {
+    let data_bytes = super::data_bytes(&extents);
     let mut items = extents;
     let mut level = 0;
     while items.len() > INLINE_ITEMS {
@@ -93,7 +94,7 @@ pub fn contents<E>(
         items = above;
         level += 1;
     }
-    Ok(Contents { level, items, missing: false })
+    Ok(Contents { level, items, data_bytes, missing: false })
 }
 
 /// How many of the items make the next list: the cut depends on ids, so that a change in the middle of a file leaves

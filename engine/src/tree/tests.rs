@@ -20,7 +20,7 @@ fn file(name: &[u8], size: u64) -> Entry {
             size,
             rdev: (0, 0),
         },
-        detail: Detail::Regular(Contents { level: 0, items, missing: false }),
+        detail: Detail::Regular(Contents { items, data_bytes: size, ..Contents::default() }),
         xattrs: vec![],
         links: None,
         error: None,
@@ -72,9 +72,13 @@ fn every_kind_of_entry_round_trips() {
     odd.links = Some(Links { group: u64::MAX, count: 3 });
     odd.error = Some("changed while it was read".into());
     let mut sparse = file(b"b", 5 << 30);
-    sparse.detail = Detail::Regular(Contents {
-        level: 0,
-        items: vec![Extent { id: None, len: 5 << 30 }],
+    sparse.detail =
+        Detail::Regular(Contents { items: vec![Extent { id: None, len: 5 << 30 }], ..Contents::default() });
+    let mut listed = file(b"bb", 5 << 30);
+    listed.detail = Detail::Regular(Contents {
+        level: 2,
+        items: vec![Extent { id: Some(BlobId([8; 32])), len: 5 << 30 }],
+        data_bytes: 12345,
         missing: false,
     });
     let mut lost = file(b"c", 77);
@@ -85,6 +89,7 @@ fn every_kind_of_entry_round_trips() {
     let entries = vec![
         odd,
         sparse,
+        listed,
         lost,
         plain(b"d", Kind::Directory, Detail::Directory { node: BlobId([3; 32]), below }),
         plain(b"e", Kind::Symlink, Detail::Symlink(vec![b'x'; 5000])),
@@ -155,6 +160,7 @@ fn long_extent_lists_become_trees_and_a_change_rewrites_a_part() {
     let mut blobs = Blobs::default();
     let Ok(c) = build::contents(extents.clone(), |b| blobs.put(b));
     assert!(c.level >= 2 && c.items.len() <= INLINE_ITEMS);
+    assert_eq!(c.data_bytes, extents.iter().map(|e| e.len).sum::<u64>() - extents[500].len);
     fn flatten(blobs: &Blobs, items: &[Extent], level: u8) -> Vec<Extent> {
         if level == 0 {
             return items.to_vec();

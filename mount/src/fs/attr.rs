@@ -2,7 +2,7 @@
 //!
 //! * Directories have one link, which tells programs not to count subdirectories by it.
 //! * Access and change time are the time of modification: the others are not recorded.
-//! * Blocks leave out holes where that is known without reading anything.
+//! * Blocks leave out holes.
 
 use plakar_engine::meta::{Kind, Timestamp};
 use plakar_engine::tree::{Contents, Detail, Entry};
@@ -125,13 +125,9 @@ pub(crate) enum Shape {
     Text(usize),
 }
 
-/// 512-byte blocks of a file that hold data: without its holes when its extents stand in the entry. A file whose
-/// contents are missing counts as full, so that nobody takes it for one hole and skips the error.
+/// 512-byte blocks of a file that hold data: without its holes. A file whose contents are missing counts as full, so
+/// that nobody takes it for one hole and skips the error.
 fn blocks(size: u64, contents: &Contents) -> u64 {
-    let bytes = if contents.level == 0 && !contents.missing {
-        contents.items.iter().filter(|e| e.id.is_some()).map(|e| e.len).sum()
-    } else {
-        size
-    };
+    let bytes = if contents.missing { size } else { contents.data_bytes };
     bytes.div_ceil(512)
 }

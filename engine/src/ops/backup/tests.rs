@@ -369,3 +369,35 @@ async fn patterns_leave_out_files_and_whole_directories() {
     assert!(read.contains_key(&b"sub/deeper/leaf"[..]));
     assert_eq!(report.snapshot.excludes, ["many/", "*.txt"]);
 }
+
+#[tokio::test]
+async fn a_file_of_many_holes_says_how_much_is_in_none() {
+    let bench = Bench::new().await;
+    let mut bytes = vec![0; 100 * 16_384];
+    for (n, part) in bytes.chunks_mut(16_384).enumerate() {
+        part[4096 * (n % 3)] = 1;
+    }
+    let mut many = Fixture::file(bytes.clone());
+    let mut few = Fixture::file(&bytes[..5 * 16_384]);
+    (many.sparse, few.sparse) = (true, true);
+    let all = Fixture::file(bytes);
+    let tree = Fixture::directory([("many", many), ("few", few), ("all", all)]);
+    let (report, _) = bench.backup(&tree).await;
+    // Once more: what the file cache takes over says the same.
+    let (again, opened) = bench.backup(&tree).await;
+    assert_eq!((opened, again.snapshot.root), (0, report.snapshot.root.clone()));
+    let repository = bench.open().await;
+    repository.index().await.unwrap();
+    let vfs = crate::vfs::Vfs::new(repository.clone(), repository.clone());
+    let mut found = Vec::new();
+    for name in ["many", "few", "all"] {
+        let path = format!("/srv/data/{name}");
+        let entry = vfs.resolve(&report.snapshot, path.as_bytes()).await.unwrap();
+        let crate::tree::Detail::Regular(c) = entry.detail else { unreachable!() };
+        found.push((c.level > 0, c.data_bytes));
+    }
+    assert_eq!(found, [(true, 100 * 4096), (false, 5 * 4096), (true, 100 * 16_384)]);
+    bench.check().await;
+    let read = read_tree(&repository, &report.snapshot).await.unwrap();
+    assert!(read[&b"many"[..]].1 == read[&b"all"[..]].1);
+}

@@ -203,3 +203,13 @@ async fn damage_names_the_paths_that_need_the_blob_and_no_others() {
         .unwrap();
     assert_eq!(fast.problems, [], "a fast check reads no data");
 }
+
+#[test]
+fn an_entry_that_misstates_its_data_bytes_is_damaged() {
+    let extents = [Some(BlobId([1; 32])), None].map(|id| crate::tree::Extent { id, len: 100 });
+    let pieces =
+        extents.iter().zip([0, 100]).map(|(e, start)| Piece { start, extent: *e }).collect::<Vec<_>>();
+    let contents = |data_bytes| Contents { level: 1, data_bytes, ..Contents::default() };
+    assert!(data_bytes_agree(&contents(100), &pieces).is_ok());
+    assert!(is_damage(&data_bytes_agree(&contents(200), &pieces).unwrap_err()));
+}
