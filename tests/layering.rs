@@ -12,7 +12,7 @@ const ALLOWED: [(&str, &[&str]); 4] = [
 ];
 
 /// Heavy crates, and the one package that may use them directly.
-const OWNED: [(&str, &str); 9] = [
+const OWNED: [(&str, &str); 10] = [
     ("fuser", "plakar-mount"),
     ("moka", "plakar-mount"),
     ("clap", "plakar"),
@@ -21,6 +21,7 @@ const OWNED: [(&str, &str); 9] = [
     ("zstd", "plakar-engine"),
     ("argon2", "plakar-engine"),
     ("chacha20poly1305", "plakar-engine"),
+    ("ring", "plakar-engine"),
     ("uzers", "plakar-connectors"),
 ];
 

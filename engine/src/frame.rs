@@ -143,9 +143,13 @@ pub enum FrameError {
     Decompress,
 }
 
-/// Opens and decompresses. Holds a zstd context.
+/// Bytes that a decoder may keep for the next frame.
+const SCRATCH: usize = 1 << 20;
+
+/// Opens and decompresses. Holds a zstd context, and room for a frame before it is decompressed.
 pub struct FrameDecoder {
     zstd: zstd::bulk::Decompressor<'static>,
+    scratch: Vec<u8>,
 }
 
 impl std::fmt::Debug for FrameDecoder {
@@ -157,7 +161,7 @@ impl std::fmt::Debug for FrameDecoder {
 impl FrameDecoder {
     /// A decoder.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { zstd: zstd::bulk::Decompressor::new()? })
+        Ok(Self { zstd: zstd::bulk::Decompressor::new()?, scratch: Vec::new() })
     }
 
     /// Opens a frame and gives its clear bytes: exactly `record.clear` of them.
@@ -168,13 +172,26 @@ impl FrameDecoder {
         record: &FrameRecord,
         stored: &[u8],
     ) -> Result<Bytes, FrameError> {
-        let mut body = stored.to_vec();
-        key.open(class, &record.nonce, &record.tag, &mut body).map_err(|_e| FrameError::NotAuthentic)?;
+        let open = |body: &mut [u8]| {
+            let opened = key.open(class, &record.nonce, &record.tag, body);
+            opened.map_err(|_e| FrameError::NotAuthentic)
+        };
         let clear = match record.codec {
-            Codec::Raw => body,
+            Codec::Raw => {
+                let mut body = stored.to_vec();
+                open(&mut body)?;
+                body
+            }
             Codec::Zstd => {
+                self.scratch.clear();
+                self.scratch.extend_from_slice(stored);
+                open(&mut self.scratch)?;
                 let mut out = Vec::with_capacity(record.clear as usize);
-                self.zstd.decompress_to_buffer(&body, &mut out).map_err(|_e| FrameError::Decompress)?;
+                let unpacked = self.zstd.decompress_to_buffer(&self.scratch, &mut out);
+                if self.scratch.capacity() > SCRATCH {
+                    self.scratch = Vec::new();
+                }
+                unpacked.map_err(|_e| FrameError::Decompress)?;
                 out
             }
         };
