@@ -36,7 +36,7 @@ use crate::wire::WireError;
 use catalog::{Catalog, Known, Listing};
 pub use index::Index;
 pub(crate) use index::{Marks, blocking};
-use reader::{FrameReader, FrameRef, FrameSource, Origin, Purpose};
+use reader::{FrameReader, FrameRef, FrameSource, Origin, Purpose, Take};
 
 /// Bytes of frames that are kept on this machine of a store that is far away.
 const DISK_CACHE: u64 = 1 << 30;
@@ -540,6 +540,10 @@ impl Repository {
 impl FrameSource for Repository {
     async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>> {
         self.reader.frames(wanted, purpose, Origin::Anywhere).await
+    }
+
+    async fn each(&self, wanted: &[FrameRef], purpose: Purpose, take: Take<'_>) {
+        self.reader.each(wanted, purpose, Origin::Anywhere, take).await;
     }
 
     fn raise(&self, wanted: &[FrameRef]) {

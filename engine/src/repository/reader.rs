@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
+use tokio::sync::mpsc;
 
 use super::turns::Turns;
 use crate::cache::frames::FrameCache;
@@ -70,11 +71,22 @@ pub enum Purpose {
     Prefetch,
 }
 
+/// Takes the clear bytes of one of several frames, by its number.
+pub type Take<'a> = &'a mut (dyn FnMut(usize, Result<Bytes, Arc<Error>>) + Send);
+
 /// Gives clear bytes of frames, authenticated. Implemented by the repository, which fetches and decodes, and by caches in front of it.
 #[async_trait]
 pub trait FrameSource: Send + Sync + std::fmt::Debug {
     /// The clear bytes of frames, in the order asked for.
     async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>>;
+
+    /// The same, each handed over as soon as it is there, in any order: its number among those wanted comes with it.
+    /// A source that has them all at once may hand them over at once.
+    async fn each(&self, wanted: &[FrameRef], purpose: Purpose, take: Take<'_>) {
+        for (i, answer) in self.frames(wanted, purpose).await.into_iter().enumerate() {
+            take(i, answer);
+        }
+    }
 
     /// Somebody has come to wait for frames whose prefetch is under way: where it still waits for its turn, it goes
     /// on at once. Never waits. A source that has no turns has nothing to do.
@@ -130,8 +142,8 @@ pub fn decode(frame: &FrameRef, stored: &[u8]) -> Result<Bytes> {
 }
 
 type Answer = Result<Bytes, Arc<Error>>;
-/// Answers for some of the wanted frames, by their number.
-type Part = Vec<(usize, Answer)>;
+/// Where answers go, each with its number.
+type Answers = mpsc::UnboundedSender<(usize, Answer)>;
 
 /// Where frames may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,93 +181,122 @@ impl FrameReader {
 
     /// The clear bytes of frames, in the order asked for.
     pub(super) async fn frames(&self, wanted: &[FrameRef], purpose: Purpose, origin: Origin) -> Vec<Answer> {
-        let mut answers: Vec<Option<Answer>> = vec![None; wanted.len()];
-        let disk = self.disk().filter(|_| origin == Origin::Anywhere);
-        if let Some(cache) = &disk {
-            let groups: Vec<_> =
-                groups(wanted).into_iter().map(|g| self.from_disk(cache, g, wanted, purpose)).collect();
-            collect(&mut answers, groups).await;
-        }
-        let missing: Vec<usize> = (0..wanted.len()).filter(|i| answers[*i].is_none()).collect();
-        let fetches: Vec<_> = plan(wanted, missing)
-            .into_iter()
-            .map(|f| self.from_store(f, wanted, purpose, disk.clone()))
-            .collect();
-        collect(&mut answers, fetches).await;
-        answers.into_iter().map(|a| a.unwrap_or_else(|| Err(Arc::new(Error::Cancelled)))).collect()
+        let mut all: Vec<Option<Answer>> = vec![None; wanted.len()];
+        self.each(wanted, purpose, origin, &mut |i, answer| all[i] = Some(answer)).await;
+        all.into_iter().map(|a| a.unwrap_or_else(|| Err(Arc::new(Error::Cancelled)))).collect()
     }
 
-    /// Those of some frames that the cache holds.
+    /// The clear bytes of frames, as they come; each is answered once.
+    pub(super) async fn each(&self, wanted: &[FrameRef], purpose: Purpose, origin: Origin, take: Take<'_>) {
+        let mut answered = vec![false; wanted.len()];
+        let mut note = |answered: &mut [bool], i: usize, answer| {
+            answered[i] = true;
+            take(i, answer);
+        };
+        let disk = self.disk().filter(|_| origin == Origin::Anywhere);
+        if let Some(cache) = &disk {
+            let (answers, arriving) = mpsc::unbounded_channel();
+            let look = |g| self.from_disk(cache, g, wanted, purpose, answers.clone());
+            let parts = groups(wanted).into_iter().map(look).collect();
+            hand_over(parts, arriving, &mut |i, a| note(&mut answered, i, a)).await;
+        }
+        let missing: Vec<usize> = (0..wanted.len()).filter(|i| !answered[*i]).collect();
+        if !missing.is_empty() {
+            let (answers, arriving) = mpsc::unbounded_channel();
+            let fetch = |f| self.from_store(f, wanted, purpose, disk.clone(), answers.clone());
+            let parts = plan(wanted, missing).into_iter().map(fetch).collect();
+            hand_over(parts, arriving, &mut |i, a| note(&mut answered, i, a)).await;
+        }
+        // A worker has ended early: whoever waits must not wait for ever.
+        for i in (0..wanted.len()).filter(|i| !answered[*i]).collect::<Vec<_>>() {
+            note(&mut answered, i, Err(Arc::new(Error::Cancelled)));
+        }
+    }
+
+    /// Answers for those of some frames that the cache holds.
     async fn from_disk(
         &self,
         cache: &Arc<FrameCache>,
         group: Range<usize>,
         wanted: &[FrameRef],
         purpose: Purpose,
-    ) -> Part {
+        answers: Answers,
+    ) {
         let frames = wanted[group.clone()].to_vec();
         let keys: Vec<FrameKey> = frames.iter().map(FrameRef::key).collect();
         let _turn = self.turns.decode(&keys, purpose).await;
         let cache = cache.clone();
-        let found = tokio::task::spawn_blocking(move || {
-            let one = |frame: &FrameRef| match decode(frame, &cache.get(frame)?) {
-                Ok(clear) => Some(Ok(clear)),
-                Err(_damaged) => {
-                    cache.reject(frame);
-                    None
+        let looked = tokio::task::spawn_blocking(move || {
+            for (i, frame) in group.zip(&frames) {
+                let Some(stored) = cache.get(frame) else { continue };
+                match decode(frame, &stored) {
+                    // Nobody takes it any more if the reader has given up.
+                    Ok(clear) => drop(answers.send((i, Ok(clear)))),
+                    Err(_damaged) => cache.reject(frame),
                 }
-            };
-            group.zip(&frames).filter_map(|(i, frame)| Some((i, one(frame)?))).collect()
+            }
         });
-        // What is not answered here is fetched.
-        found.await.unwrap_or_default()
+        // What is not answered here, for whatever reason, is fetched.
+        let _ = looked.await;
     }
 
-    /// One request, and what it brings.
+    /// One request, and answers for all that it is to bring.
     async fn from_store(
         &self,
         fetch: Fetch,
         wanted: &[FrameRef],
         purpose: Purpose,
         disk: Option<Arc<FrameCache>>,
-    ) -> Part {
+        answers: Answers,
+    ) {
         let frames: Vec<(usize, FrameRef)> = fetch.frames.iter().map(|i| (*i, wanted[*i].clone())).collect();
         let keys: Vec<FrameKey> = frames.iter().map(|(_, f)| f.key()).collect();
-        let fail = |e: Error| {
-            let e = Arc::new(e);
-            fetch.frames.iter().map(|i| (*i, Err(e.clone()))).collect()
-        };
         // Held until all is decoded: bytes that wait for that take memory.
         let turn = self.turns.request(&keys, purpose).await;
         let stored = match self.store.get(fetch.object, Some(fetch.range.clone())).await {
             Ok(bytes) => bytes,
-            Err(e) => return fail(e.into()),
+            Err(e) => {
+                let e = Arc::new(Error::from(e));
+                fetch.frames.iter().for_each(|i| drop(answers.send((*i, Err(e.clone())))));
+                return;
+            }
         };
         let _decoding = self.turns.decode(&keys, turn.purpose).await;
         let start = fetch.range.start;
         let decoded = tokio::task::spawn_blocking(move || {
-            let one = |frame: &FrameRef| {
+            for (i, frame) in frames {
                 let r = frame.record.range();
                 let part = (r.start - start) as usize..(r.end - start) as usize;
-                let clear = decode(frame, &stored[part.clone()])?;
-                if let Some(cache) = &disk {
-                    cache.put(frame, stored.slice(part));
+                let clear = decode(&frame, &stored[part.clone()]);
+                if let (Ok(_), Some(cache)) = (&clear, &disk) {
+                    cache.put(&frame, stored.slice(part));
                 }
-                Ok(clear)
-            };
-            frames.iter().map(|(i, frame)| (*i, one(frame).map_err(Arc::new))).collect()
+                // Nobody takes it any more if the reader has given up.
+                drop(answers.send((i, clear.map_err(Arc::new))));
+            }
         });
-        decoded.await.unwrap_or_else(|_panicked| fail(Error::Cancelled))
+        if let Err(e) = decoded.await {
+            tracing::error!(%e, object = %fetch.object, "frames could not be decoded");
+        }
     }
 }
 
-/// Waits for parts of the answer, few at once.
-async fn collect(answers: &mut [Option<Answer>], parts: Vec<impl Future<Output = Part>>) {
+/// Lets parts of the work go on, few at once, and hands over what they answer.
+async fn hand_over(
+    parts: Vec<impl Future<Output = ()>>,
+    mut arriving: mpsc::UnboundedReceiver<(usize, Answer)>,
+    take: Take<'_>,
+) {
     let mut parts = stream::iter(parts).buffer_unordered(PARALLEL);
-    while let Some(part) = parts.next().await {
-        for (i, answer) in part {
-            answers[i] = Some(answer);
+    loop {
+        tokio::select! {
+            biased;
+            Some((i, answer)) = arriving.recv() => take(i, answer),
+            done = parts.next() => if done.is_none() { break },
         }
+    }
+    while let Ok((i, answer)) = arriving.try_recv() {
+        take(i, answer);
     }
 }
 

@@ -117,3 +117,39 @@ async fn a_prefetch_that_is_given_up_gives_its_turn_back() {
     drop(held);
     assert!(turns.are_free());
 }
+
+#[tokio::test]
+async fn frames_are_handed_over_as_they_come() {
+    let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    new_store(&memory).await.unwrap();
+    let watched = WatchedStore::new(memory);
+    let store: Arc<dyn Store> = Arc::new(watched.clone());
+    let temporary = tempfile::tempdir().unwrap();
+    let repository = open(&store, &local_dirs(temporary.path())).await.unwrap();
+    // Of several packfiles, so that there are several requests.
+    let mut wanted = Vec::new();
+    for _ in 0..3 {
+        wanted.extend(frames(&repository, 2).await);
+    }
+    watched.hold();
+    let (came, mut coming) = tokio::sync::mpsc::unbounded_channel();
+    let (all, reader) = (wanted.clone(), repository.clone());
+    let reading = tokio::spawn(async move {
+        let mut take = |i: usize, answer: Result<bytes::Bytes, Arc<Error>>| {
+            came.send((i, answer.unwrap()[0])).unwrap();
+        };
+        reader.each(&all, Purpose::OnDemand, &mut take).await;
+    });
+    let calls = watched.until_calls(3).await;
+    let of = |call: &Call| wanted.iter().position(|f| matches!(call, Call::Get(n, _) if n.id == f.packfile));
+    for n in [2, 0, 1] {
+        let first = of(&calls[n]).unwrap();
+        watched.release(n);
+        assert_eq!(coming.recv().await, Some((first, 0)));
+        assert_eq!(coming.recv().await, Some((first + 1, 1)));
+    }
+    reading.await.unwrap();
+    assert_eq!(coming.recv().await, None, "each once");
+    let answers = repository.frames(&wanted, Purpose::OnDemand).await;
+    assert!(answers.iter().enumerate().all(|(i, a)| a.as_ref().unwrap()[0] as usize == i % 2));
+}
