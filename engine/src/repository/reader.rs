@@ -196,14 +196,14 @@ impl FrameReader {
         let disk = self.disk().filter(|_| origin == Origin::Anywhere);
         if let Some(cache) = &disk {
             let (answers, arriving) = mpsc::unbounded_channel();
-            let look = |g| self.from_disk(cache, g, wanted, purpose, answers.clone());
+            let look = |g| self.look_up(cache, g, wanted, purpose, answers.clone());
             let parts = groups(wanted).into_iter().map(look).collect();
             hand_over(parts, arriving, &mut |i, a| note(&mut answered, i, a)).await;
         }
         let missing: Vec<usize> = (0..wanted.len()).filter(|i| !answered[*i]).collect();
         if !missing.is_empty() {
             let (answers, arriving) = mpsc::unbounded_channel();
-            let fetch = |f| self.from_store(f, wanted, purpose, disk.clone(), answers.clone());
+            let fetch = |f| self.fetch(f, wanted, purpose, disk.clone(), answers.clone());
             let parts = plan(wanted, missing).into_iter().map(fetch).collect();
             hand_over(parts, arriving, &mut |i, a| note(&mut answered, i, a)).await;
         }
@@ -214,7 +214,7 @@ impl FrameReader {
     }
 
     /// Answers for those of some frames that the cache holds.
-    async fn from_disk(
+    async fn look_up(
         &self,
         cache: &Arc<FrameCache>,
         group: Range<usize>,
@@ -241,7 +241,7 @@ impl FrameReader {
     }
 
     /// One request, and answers for all that it is to bring.
-    async fn from_store(
+    async fn fetch(
         &self,
         fetch: Fetch,
         wanted: &[FrameRef],

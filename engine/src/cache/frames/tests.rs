@@ -167,6 +167,9 @@ struct Bench {
     temporary: tempfile::TempDir,
 }
 
+/// Does something to a file, given its bytes.
+type Harm = Box<dyn Fn(&Path, &mut Vec<u8>)>;
+
 const SECRET: &[u8] = b"nobody may read this without the key. ";
 
 impl Bench {
@@ -259,7 +262,7 @@ async fn damage_of_every_kind_is_a_miss_and_heals() {
                 fs::write(path, bytes).unwrap();
             }
         };
-        let harms: Vec<(&str, Box<dyn Fn(&Path, &mut Vec<u8>)>)> = vec![
+        let harms: Vec<(&str, Harm)> = vec![
             ("first byte", Box::new(flip(|_| 0))),
             ("middle", Box::new(flip(|len| len / 2))),
             ("last byte", Box::new(flip(|len| len - 1))),
