@@ -22,9 +22,11 @@ fn frame(n: u32, stored: u32) -> FrameRef {
 fn files(directory: &Path) -> BTreeMap<PathBuf, u64> {
     let mut all = BTreeMap::new();
     for entry in list(directory) {
-        match entry.metadata().unwrap() {
-            m if m.is_dir() => all.extend(files(&entry.path())),
-            m => drop(all.insert(entry.path(), m.len())),
+        match entry.metadata() {
+            Ok(m) if m.is_dir() => all.extend(files(&entry.path())),
+            Ok(m) => drop(all.insert(entry.path(), m.len())),
+            // Another process has removed it.
+            Err(e) => assert_eq!(e.kind(), ErrorKind::NotFound),
         }
     }
     all
@@ -341,4 +343,68 @@ async fn a_failing_store_fails_as_without_a_cache() {
     faulty.fail_now();
     assert!(read_tree(&repository, &catalog.snapshots[0]).await.is_err());
     assert_eq!(repository.disk_cache_stats().unwrap().added, 0);
+}
+
+const CHILD: &str = "PLAKAR_TEST_FRAMES";
+
+/// What [`processes_may_be_killed_at_any_moment`] runs as processes of its own: puts and gets frames without end.
+#[test]
+fn put_frames_without_end() {
+    let Some(directory) = std::env::var_os(CHILD) else { return };
+    let cache = FrameCache::open(Path::new(&directory), 2_000_000).unwrap();
+    for n in (0..500).cycle() {
+        let len = 100 + 40 * n;
+        cache.put(&frame(n, len), vec![n as u8; len as usize].into());
+        let other = (n * 7 + std::process::id()) % 500;
+        let found = cache.get(&frame(other, 100 + 40 * other));
+        if found.is_some_and(|b| b.iter().any(|b| *b != other as u8)) {
+            std::process::abort();
+        }
+        if n % 20 == 0 {
+            cache.flush();
+        }
+    }
+}
+
+/// A process that is killed when the test is over, however that ends.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).unwrap();
+    }
+}
+
+#[test]
+fn processes_may_be_killed_at_any_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    for _ in 0..10 {
+        let start = || {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "cache::frames::tests::put_frames_without_end"]);
+            Child(command.env(CHILD, directory.path()).stdout(std::process::Stdio::null()).spawn().unwrap())
+        };
+        let mut children = [start(), start(), start()];
+        let newest =
+            || files(directory.path()).keys().filter_map(|p| p.metadata().ok()?.modified().ok()).max();
+        let begun = newest();
+        // Until they are at work: each tidies when it begins, and writes then.
+        while newest() == begun || files(directory.path()).len() < 100 {
+            assert!(
+                children.iter_mut().all(|c| c.0.try_wait().unwrap().is_none()),
+                "one has found wrong bytes"
+            );
+            std::thread::yield_now();
+        }
+        drop(children);
+    }
+    let cache = FrameCache::open(directory.path(), 2_000_000).unwrap();
+    cache.flush();
+    let found = (0..500).filter(|n| {
+        let bytes = cache.get(&frame(*n, 100 + 40 * n));
+        bytes.is_some_and(|b| b.iter().all(|b| *b == *n as u8))
+    });
+    assert!(found.count() > 50);
+    assert_eq!(cache.stats().damaged, 0, "names appear only over whole files");
+    assert!(cache.stats().held_bytes <= 2_000_000);
 }
