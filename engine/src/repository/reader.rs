@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::future::join_all;
 use futures::stream::{self, StreamExt};
 use tokio::sync::mpsc;
 
@@ -26,7 +27,7 @@ const MAX_GAP: u64 = 64 << 10;
 const MAX_RANGE: u64 = 4 << 20;
 /// Requests in flight for one call.
 const PARALLEL: usize = 6;
-/// Clear bytes that are taken from the cache on disk as one piece of work.
+/// Clear bytes that are decoded as one piece of work.
 const GROUP: u64 = 1 << 20;
 
 /// A frame's name: where it is stored.
@@ -197,7 +198,7 @@ impl FrameReader {
         if let Some(cache) = &disk {
             let (answers, arriving) = mpsc::unbounded_channel();
             let look = |g| self.look_up(cache, g, wanted, purpose, answers.clone());
-            let parts = groups(wanted).into_iter().map(look).collect();
+            let parts = groups(wanted.iter()).into_iter().map(look).collect();
             hand_over(parts, arriving, &mut |i, a| note(&mut answered, i, a)).await;
         }
         let missing: Vec<usize> = (0..wanted.len()).filter(|i| !answered[*i]).collect();
@@ -261,8 +262,25 @@ impl FrameReader {
                 return;
             }
         };
-        let _decoding = self.turns.decode(&keys, turn.purpose).await;
-        let start = fetch.range.start;
+        let groups = groups(frames.iter().map(|(_, f)| f)).into_iter();
+        let parts = groups.map(|g| {
+            let part = (stored.clone(), fetch.range.start);
+            self.open(frames[g].to_vec(), part, turn.purpose, disk.clone(), answers.clone())
+        });
+        join_all(parts).await;
+    }
+
+    /// Decodes some of the frames in a range of a packfile, which begins at an offset there.
+    async fn open(
+        &self,
+        frames: Vec<(usize, FrameRef)>,
+        (stored, start): (Bytes, u64),
+        purpose: Purpose,
+        disk: Option<Arc<FrameCache>>,
+        answers: Answers,
+    ) {
+        let keys: Vec<FrameKey> = frames.iter().map(|(_, f)| f.key()).collect();
+        let _turn = self.turns.decode(&keys, purpose).await;
         let decoded = tokio::task::spawn_blocking(move || {
             for (i, frame) in frames {
                 let r = frame.record.range();
@@ -276,7 +294,7 @@ impl FrameReader {
             }
         });
         if let Err(e) = decoded.await {
-            tracing::error!(%e, object = %fetch.object, "frames could not be decoded");
+            tracing::error!(%e, "frames could not be decoded");
         }
     }
 }
@@ -300,11 +318,11 @@ async fn hand_over(
     }
 }
 
-/// Cuts wanted frames into pieces of work for the cache on disk.
-fn groups(wanted: &[FrameRef]) -> Vec<Range<usize>> {
+/// Cuts frames into pieces of work for one thread.
+fn groups<'a>(frames: impl Iterator<Item = &'a FrameRef>) -> Vec<Range<usize>> {
     let mut out: Vec<Range<usize>> = Vec::new();
     let mut clear = 0;
-    for (i, frame) in wanted.iter().enumerate() {
+    for (i, frame) in frames.enumerate() {
         match out.last_mut() {
             Some(last) if clear < GROUP => last.end = i + 1,
             _ => {

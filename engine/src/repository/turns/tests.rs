@@ -150,6 +150,7 @@ async fn frames_are_handed_over_as_they_come() {
     }
     reading.await.unwrap();
     assert_eq!(coming.recv().await, None, "each once");
+    watched.release_all();
     let answers = repository.frames(&wanted, Purpose::OnDemand).await;
     assert!(answers.iter().enumerate().all(|(i, a)| a.as_ref().unwrap()[0] as usize == i % 2));
 }
