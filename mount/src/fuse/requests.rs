@@ -12,10 +12,15 @@ use fuser::{
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use plakar_engine::meta::Kind;
+
 use super::convert::{attributes, errno, no_entry};
 use super::{FOR_EVER, Fuse, MAX_BACKGROUND, MAX_REQUEST, NOT_AT_ALL, lifetime, name_lifetime, send_xattr};
 use crate::error::FsError;
 use crate::fs::{Holds, Lookup, Seek};
+
+/// The longest name that programs are told to use.
+const NAME_MAX: u32 = 255;
 
 impl Filesystem for Fuse {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
@@ -42,8 +47,11 @@ impl Filesystem for Fuse {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        let too_long = name.len() > NAME_MAX as usize;
         let work = async move { fs.lookup(parent.0, &name).await };
-        self.answer(work, |found| match found {
+        self.answer(work, move |found| match found {
+            // A longer name may have been recorded on another system; one that is not there is no name here.
+            Ok(Lookup::Missing { .. }) if too_long => reply.error(errno(FsError::NameTooLong)),
             Ok(Lookup::Found { attr, holds }) => {
                 reply.entry_with_ttls(
                     &lifetime(&attr),
@@ -180,7 +188,7 @@ impl Filesystem for Fuse {
         let all = self.fs.statistics();
         // A system of no blocks is left out by df.
         let blocks = all.bytes.div_ceil(u64::from(BLOCK)).max(1);
-        reply.statfs(blocks, 0, 0, all.files, 0, BLOCK, 255, BLOCK);
+        reply.statfs(blocks, 0, 0, all.files, 0, BLOCK, NAME_MAX, BLOCK);
     }
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -201,12 +209,18 @@ impl Filesystem for Fuse {
     // The kernel knows that the mount is read-only and refuses most changes itself. What comes here all the same gets
     // the same answer: "not supported" would be kept for the whole mount.
 
-    fn access(&self, _request: &Request, _ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        match mask.contains(AccessFlags::W_OK) {
-            true => reply.error(errno(FsError::ReadOnly)),
-            // Without allow_other only the mounter comes here; with it the kernel checks modes and never asks.
-            false => reply.ok(),
+    fn access(&self, _request: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        // Without allow_other only the mounter comes here, who may read all of it; with it the kernel checks modes and
+        // never asks. To write it asks for FIFOs and the like alone, which are not part of what is read-only.
+        if !mask.contains(AccessFlags::X_OK) {
+            return reply.ok();
         }
+        let fs = self.fs.clone();
+        self.answer(async move { fs.attributes(ino.0).await }, |attr| match attr {
+            Ok(attr) if attr.kind == Kind::Regular && attr.mode & 0o111 == 0 => reply.error(Errno::EACCES),
+            Ok(_) => reply.ok(),
+            Err(e) => reply.error(errno(e)),
+        });
     }
 
     fn setattr(
