@@ -3,6 +3,7 @@
 //! * Weighed in bytes; metadata apart from data, so that reading a large file does not push out the directories.
 //! * One load for each frame: whoever wants a frame that is being loaded waits for that load. A load goes on when its
 //!   reader has given up, so that the next one finds it.
+//! * A load that never ends is given up, so that it keeps nobody from asking again.
 //! * Misses of one call go down in one call, so that the engine can merge ranges.
 //! * Failures are not kept: the next reader tries again.
 
@@ -11,6 +12,7 @@ mod memory;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +20,7 @@ use futures::FutureExt;
 use futures::future::{Shared, join_all};
 use plakar_engine::error::{Error, Result};
 use plakar_engine::repository::reader::{FrameKey, FrameRef, FrameSource, Purpose};
+use plakar_engine::storage::{StoreError, StoreErrorKind};
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -37,6 +40,7 @@ pub struct CachedFrames {
     loads: Arc<Mutex<HashMap<FrameKey, Load>>>,
     counters: Arc<Counters>,
     runtime: Handle,
+    limit: Duration,
 }
 
 /// How often frames were wanted, and what came of it.
@@ -72,11 +76,20 @@ struct Counters {
     failed: Sum,
 }
 
+/// A load that takes longer is given up unless said otherwise. Much longer than a reader waits: a slow line needs time
+/// for what was asked for ahead.
+const LIMIT: Duration = Duration::from_secs(60);
+
 impl CachedFrames {
     /// In front of `inner`, with room for `data_bytes` and `meta_bytes`. Loads run on `runtime`.
     pub fn new(inner: Arc<dyn FrameSource>, data_bytes: u64, meta_bytes: u64, runtime: Handle) -> Self {
         let memory = Arc::new(MemoryFrames::new(data_bytes, meta_bytes));
-        Self { inner, memory, loads: Arc::default(), counters: Arc::default(), runtime }
+        Self { inner, memory, loads: Arc::default(), counters: Arc::default(), runtime, limit: LIMIT }
+    }
+
+    /// Gives up loads that take longer than this.
+    pub fn with_limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
     }
 
     /// What is remembered.
@@ -137,10 +150,13 @@ impl CachedFrames {
             let (frames, done): (Vec<_>, Vec<_>) = begun.into_iter().unzip();
             let flight =
                 Flight { keys: frames.iter().map(FrameRef::key).collect(), loads: self.loads.clone() };
-            let (inner, memory) = (self.inner.clone(), self.memory.clone());
+            let (inner, memory, limit) = (self.inner.clone(), self.memory.clone(), self.limit);
             let counters = self.counters.clone();
             self.runtime.spawn(async move {
-                let mut answers = inner.frames(&frames, purpose).await;
+                let mut answers = match tokio::time::timeout(limit, inner.frames(&frames, purpose)).await {
+                    Ok(answers) => answers,
+                    Err(_elapsed) => frames.iter().map(|f| Err(no_answer(f, limit))).collect(),
+                };
                 for (frame, answer) in frames.iter().zip(&mut answers) {
                     match answer {
                         Ok(bytes) => {
@@ -160,6 +176,12 @@ impl CachedFrames {
         }
         loads
     }
+}
+
+fn no_answer(frame: &FrameRef, limit: Duration) -> Arc<Error> {
+    let reason = format!("no answer within {limit:?}");
+    let what = format!("a frame of packfile {}", frame.packfile.short());
+    Arc::new(StoreError::new(StoreErrorKind::Unavailable, "read", what, reason).into())
 }
 
 /// Takes loads out of the table when they end, however they end.

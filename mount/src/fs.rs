@@ -59,6 +59,9 @@ pub enum Holds {
     Once,
 }
 
+/// No load is given up before that, however short readers wait.
+const SHORTEST_LIMIT: Duration = Duration::from_secs(4);
+
 /// What a lookup gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -124,8 +127,9 @@ impl SnapshotFs {
         });
         let shares = Shares::of(config.cache_bytes);
         let activity = Arc::new(Activity::default());
-        let frames =
-            Arc::new(CachedFrames::new(repository.clone(), shares.data, shares.meta, runtime.clone()));
+        let frames = CachedFrames::new(repository.clone(), shares.data, shares.meta, runtime.clone());
+        // Well after the readers: what comes late still serves the next one.
+        let frames = Arc::new(frames.with_limit((config.deadline * 4).max(SHORTEST_LIMIT)));
         let vfs = Vfs::new(repository.clone(), frames.clone());
         let folders = Arc::new(Folders::new(vfs, shares.folders));
         let numbers = Numbers::new(repository.keys());
