@@ -440,6 +440,20 @@ impl Repository {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Up to `count` frames that are stored one behind the other in a blob's packfile, from the one that it begins in
+    /// on, and the number of the first in the packfile: for reading ahead of somebody who walks through a tree, since
+    /// trees are stored in walking order.
+    ///
+    /// # Errors
+    /// As [`Repository::locate`].
+    pub fn stored_from(&self, id: &BlobId, count: usize) -> Result<(u64, Vec<FrameRef>)> {
+        let catalog = self.removals_now();
+        let missing = || Error::MissingBlob { what: format!("blob {}", id.short()) };
+        let index = self.index_now().ok_or_else(missing)?;
+        let row = index.row(id, &catalog.removals)?.ok_or_else(missing)?;
+        index.stored_from(row, count, &self.keys, &self.data_keys)
+    }
+
     /// Where a blob is, by the index as loaded.
     ///
     /// # Errors

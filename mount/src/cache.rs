@@ -126,11 +126,13 @@ impl CachedFrames {
 
     /// The loads of frames that are not here: those under way, and one new one for the rest.
     fn begin(&self, missing: &[FrameRef], purpose: Purpose) -> Vec<Load> {
-        let mut begun: Vec<(FrameRef, oneshot::Sender<Answer>)> = Vec::new();
+        let (mut begun, mut senders) = (Vec::new(), Vec::new());
+        let mut on_their_way = Vec::new();
         let loads = {
             let mut under_way = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
             let mut load_of = |frame: &FrameRef| {
                 if let Some(load) = under_way.get(&frame.key()) {
+                    on_their_way.push(frame.clone());
                     return load.clone();
                 }
                 let (done, load) = oneshot::channel();
@@ -140,41 +142,81 @@ impl CachedFrames {
                     let _nobody_waits = done.send(Ok(bytes));
                 } else {
                     under_way.insert(frame.key(), load.clone());
-                    begun.push((frame.clone(), done));
+                    begun.push(frame.clone());
+                    senders.push(Some(done));
                 }
                 load
             };
             missing.iter().map(&mut load_of).collect()
         };
+        if purpose == Purpose::OnDemand && !on_their_way.is_empty() {
+            self.inner.raise(&on_their_way);
+        }
         if !begun.is_empty() {
-            let (frames, done): (Vec<_>, Vec<_>) = begun.into_iter().unzip();
-            let flight =
-                Flight { keys: frames.iter().map(FrameRef::key).collect(), loads: self.loads.clone() };
-            let (inner, memory, limit) = (self.inner.clone(), self.memory.clone(), self.limit);
-            let counters = self.counters.clone();
-            self.runtime.spawn(async move {
-                let mut answers = match tokio::time::timeout(limit, inner.frames(&frames, purpose)).await {
-                    Ok(answers) => answers,
-                    Err(_elapsed) => frames.iter().map(|f| Err(no_answer(f, limit))).collect(),
-                };
-                for (frame, answer) in frames.iter().zip(&mut answers) {
-                    match answer {
-                        Ok(bytes) => {
-                            counters.loaded.add(1);
-                            counters.loaded_bytes.add(u64::from(frame.record.stored));
-                            *bytes = memory.insert(frame.class, frame.key(), bytes);
-                        }
-                        Err(_) => counters.failed.add(1),
-                    }
-                }
-                // Only now: a reader finds the frame in memory or its load in the table, never neither.
-                drop(flight);
-                for (done, answer) in done.into_iter().zip(answers) {
-                    let _nobody_waits = done.send(answer);
-                }
-            });
+            let flight = Flight {
+                frames: begun,
+                senders,
+                loads: self.loads.clone(),
+                memory: self.memory.clone(),
+                counters: self.counters.clone(),
+            };
+            self.runtime.spawn(flight.run(self.inner.clone(), purpose, self.limit));
         }
         loads
+    }
+}
+
+/// Frames on their way.
+struct Flight {
+    frames: Vec<FrameRef>,
+    /// Whom to tell of each; taken when it has come.
+    senders: Vec<Option<oneshot::Sender<Answer>>>,
+    loads: Arc<Mutex<HashMap<FrameKey, Load>>>,
+    memory: Arc<MemoryFrames>,
+    counters: Arc<Counters>,
+}
+
+impl Flight {
+    async fn run(mut self, inner: Arc<dyn FrameSource>, purpose: Purpose, limit: Duration) {
+        let frames = self.frames.clone();
+        let mut take = |i: usize, answer: Answer| self.land(i, answer);
+        let all = inner.each(&frames, purpose, &mut take);
+        if tokio::time::timeout(limit, all).await.is_err() {
+            for (i, frame) in frames.iter().enumerate() {
+                self.land(i, Err(no_answer(frame, limit)));
+            }
+        }
+    }
+
+    /// One frame has come, or will not come.
+    fn land(&mut self, i: usize, answer: Answer) {
+        let (frame, Some(done)) = (&self.frames[i], self.senders[i].take()) else { return };
+        let answer = match answer {
+            Ok(bytes) => {
+                self.counters.loaded.one();
+                self.counters.loaded_bytes.add(u64::from(frame.record.stored));
+                Ok(self.memory.insert(frame.class, frame.key(), &bytes))
+            }
+            Err(e) => {
+                self.counters.failed.one();
+                Err(e)
+            }
+        };
+        // Only now: a reader finds the frame in memory or its load in the table, never neither.
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&frame.key());
+        let _nobody_waits = done.send(answer);
+    }
+}
+
+/// Takes what has not come out of the table, however it ended.
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut under_way = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        for (frame, sender) in self.frames.iter().zip(&self.senders) {
+            if sender.is_some() {
+                under_way.remove(&frame.key());
+            }
+        }
     }
 }
 
@@ -182,21 +224,6 @@ fn no_answer(frame: &FrameRef, limit: Duration) -> Arc<Error> {
     let reason = format!("no answer within {limit:?}");
     let what = format!("a frame of packfile {}", frame.packfile.short());
     Arc::new(StoreError::new(StoreErrorKind::Unavailable, "read", what, reason).into())
-}
-
-/// Takes loads out of the table when they end, however they end.
-struct Flight {
-    keys: Vec<FrameKey>,
-    loads: Arc<Mutex<HashMap<FrameKey, Load>>>,
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        let mut under_way = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in &self.keys {
-            under_way.remove(key);
-        }
-    }
 }
 
 #[async_trait]

@@ -17,7 +17,7 @@ mod travel;
 mod tree;
 
 use std::future::Future;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use plakar_engine::error::{Error, Result};
@@ -100,6 +100,8 @@ pub struct SnapshotFs {
     owners: attr::Owners,
     xattrs: bool,
     view: RwLock<Arc<View>>,
+    /// What the store listed when the view was made.
+    listing: Mutex<[u8; 32]>,
     readahead: Readahead,
     walks: neighbours::Walks,
     histories: history::Histories,
@@ -165,6 +167,7 @@ impl SnapshotFs {
             owners: attr::Owners::new(config.owner),
             xattrs,
             view: RwLock::new(Arc::new(view)),
+            listing: Mutex::new(catalog.listing),
             readahead,
             walks: neighbours::Walks::default(),
             histories: history::Histories::default(),
@@ -211,12 +214,15 @@ impl SnapshotFs {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the catalogue again and changes the names at the root; says which the kernel has to forget.
+    /// Looks for snapshots that have come or gone, and changes the names at the root; says which the kernel has to
+    /// forget. While nothing has changed it costs three listings.
     pub async fn refresh(&self) -> Result<Vec<Change>> {
         if self.config.what != What::Store {
             return Ok(Vec::new());
         }
-        let catalog = self.repository.refresh_catalog().await?;
+        let seen = *self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(catalog) = self.repository.catalog_since(&seen).await? else { return Ok(Vec::new()) };
+        *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = catalog.listing;
         let mut view = View::new(&catalog, &self.config.filter);
         if self.config.xattrs == Xattrs::Auto
             && !self.xattrs

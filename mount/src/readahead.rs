@@ -2,16 +2,17 @@
 //!
 //! Without open messages there are no handles, so what is known of a reader is kept by inode. The kernel reads ahead
 //! by itself, in small steps and several at once: offsets need only be near the last one. A file's window grows with
-//! every step that goes on; a jump begins anew. Small files that are read in turn are the business of
+//! every step that goes on; a jump begins anew. Small files are stored in the order of a walk, many to a frame: whoever
+//! goes from frame to frame gets the next ones too. Which of them the kernel is given is the business of
 //! [`neighbours`](crate::fs::neighbours).
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use moka::sync::Cache;
-use plakar_engine::repository::reader::FrameRef;
+use plakar_engine::id::{BlobId, ObjectId};
 use plakar_engine::tree::Contents;
-use plakar_engine::vfs::{Located, Vfs};
+use plakar_engine::vfs::Vfs;
 use tokio::runtime::Handle;
 
 use crate::cache::CachedFrames;
@@ -59,6 +60,36 @@ impl Stream {
     }
 }
 
+/// Somebody who goes from frame to frame of a packfile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Walker {
+    /// The frame he was in.
+    at: u64,
+    /// Frames to ask for.
+    window: u64,
+    /// Asked for up to here.
+    asked: u64,
+}
+
+impl Walker {
+    /// Takes the number of a frame; gives those to ask for.
+    fn step(&mut self, at: u64, largest: u64) -> Option<Range<u64>> {
+        if at == self.at && self.asked > 0 {
+            return None;
+        }
+        let goes_on = self.asked > 0 && (self.at..=self.at + 1 + self.window).contains(&at);
+        if !goes_on {
+            *self = Self { at, window: 0, asked: at + 1 };
+            return None;
+        }
+        self.at = at;
+        self.window = (self.window * 2).clamp(1, largest);
+        let (from, to) = (self.asked.max(at + 1), at + 1 + self.window);
+        self.asked = self.asked.max(to);
+        (from < to).then_some(from..to)
+    }
+}
+
 /// The readers, and where frames are asked for.
 #[derive(Debug)]
 pub(crate) struct Readahead {
@@ -66,14 +97,16 @@ pub(crate) struct Readahead {
     vfs: Vfs,
     runtime: Handle,
     streams: Cache<u64, Stream>,
+    walkers: Cache<ObjectId, Walker>,
     largest: u64,
 }
 
 impl Readahead {
     pub(crate) fn new(frames: Arc<CachedFrames>, vfs: Vfs, runtime: Handle) -> Self {
         // What was read ahead must not push out what was read ahead before it.
-        let largest = LARGEST_WINDOW.min(frames.memory().data_capacity() / 8);
-        Self { frames, vfs, runtime, streams: Cache::new(READERS), largest }
+        let largest = LARGEST_WINDOW.min(frames.memory().data_capacity() / 4);
+        let (streams, walkers) = (Cache::new(READERS), Cache::new(READERS));
+        Self { frames, vfs, runtime, streams, walkers, largest }
     }
 
     /// Notes that a range of a file is read.
@@ -88,37 +121,26 @@ impl Readahead {
             let (vfs, frames, contents) = (self.vfs.clone(), self.frames.clone(), contents.clone());
             self.runtime.spawn(async move {
                 // What cannot be read now will be reported when it is asked for.
-                let Ok(pieces) = vfs.pieces(&contents, wanted.clone()).await else { return };
-                let mut refs = Vec::new();
-                for piece in pieces {
-                    let Some(Ok(located)) = piece.extent.id.map(|id| vfs.repository().locate(&id)) else {
-                        continue;
-                    };
-                    let from = wanted.start.saturating_sub(piece.start);
-                    let to = (wanted.end - piece.start).min(piece.extent.len);
-                    refs.extend(frames_of(&located, from..to));
-                }
+                let Ok(refs) = vfs.frames_of(&contents, wanted).await else { return };
                 frames.prefetch(&refs);
             });
         }
     }
-}
 
-/// The frames that hold a range of a blob.
-fn frames_of(located: &Located, range: Range<u64>) -> Vec<FrameRef> {
-    if let [one] = located.frames.as_slice() {
-        return vec![one.clone()];
-    }
-    let mut start = 0;
-    let mut out = Vec::new();
-    for frame in &located.frames {
-        let end = start + u64::from(frame.record.clear);
-        if start < range.end && end > range.start {
-            out.push(frame.clone());
+    /// Notes that a small file that begins with a blob is read.
+    pub(crate) fn note_small(&self, id: &BlobId) {
+        let largest = (self.largest >> 20).max(1);
+        let Ok((at, frames)) = self.vfs.repository().stored_from(id, largest as usize + 1) else { return };
+        let Some(packfile) = frames.first().map(|f| f.packfile) else { return };
+        let mut walker = self.walkers.get(&packfile).unwrap_or_default();
+        let wanted = walker.step(at, largest);
+        self.walkers.insert(packfile, walker);
+        if let Some(wanted) = wanted {
+            let there = frames.len();
+            let (from, to) = ((wanted.start - at) as usize, (wanted.end - at) as usize);
+            self.frames.prefetch(&frames[from.min(there)..to.min(there)]);
         }
-        start = end;
     }
-    out
 }
 
 #[cfg(test)]

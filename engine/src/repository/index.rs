@@ -207,6 +207,28 @@ impl Index {
         Ok(order.into_iter().map(|(s, _, row)| Row { segment: s as usize, row: row.into() }).collect())
     }
 
+    /// The number of the frame that a blob begins in, and up to `count` frames that are stored in its packfile from
+    /// there on.
+    pub(crate) fn stored_from(
+        &self,
+        row: Row,
+        count: usize,
+        keys: &Keyring,
+        data_keys: &DataKeys,
+    ) -> Result<(u64, Vec<FrameRef>)> {
+        let s = &self.segments[row.segment];
+        let first = u64::from(s.blob(row.row)?.frame);
+        let pack = s.packfile_of(first)?;
+        let key = data_key(s, &pack, keys, data_keys)?;
+        let end = u64::from(pack.first_frame) + u64::from(pack.frames);
+        let frame = |i| {
+            let record = s.frame(i)?;
+            Ok(FrameRef { packfile: pack.id, class: pack.class, record, key: key.clone() })
+        };
+        let frames: Result<_> = (first..end.min(first + count as u64)).map(frame).collect();
+        Ok((first - u64::from(pack.first_frame), frames?))
+    }
+
     /// Where a blob is, and its id.
     pub(crate) fn locate_row(
         &self,
@@ -217,21 +239,7 @@ impl Index {
         let s = &self.segments[row.segment];
         let record = s.blob(row.row)?;
         let pack = s.packfile_of(record.frame.into())?;
-        let key = {
-            let wrapped = s.wrapped_key(pack.key.into())?;
-            let name = wrapped.first_chunk().copied().unwrap_or_default();
-            let mut cache = data_keys.lock().unwrap_or_else(PoisonError::into_inner);
-            match cache.get(&name) {
-                Some(key) => key.clone(),
-                None => {
-                    let object =
-                        crate::storage::ObjectName::new(crate::packfile::area_of(pack.class), pack.id);
-                    let key = Arc::new(keys.unwrap(&wrapped).map_err(|e| Error::damaged(object, e))?);
-                    cache.insert(name, key.clone());
-                    key
-                }
-            }
-        };
+        let key = data_key(s, &pack, keys, data_keys)?;
         let mut frames = Vec::new();
         let mut clear = 0;
         let mut row = u64::from(record.frame);
@@ -247,6 +255,25 @@ impl Index {
         }
         Ok((record.id, Located { class: record.class, frames, offset: record.offset, len: record.len }))
     }
+}
+
+/// The key that opens a packfile's frames.
+fn data_key(
+    s: &Segment,
+    pack: &crate::state::PackfileRecord,
+    keys: &Keyring,
+    data_keys: &DataKeys,
+) -> Result<Arc<DataKey>> {
+    let wrapped = s.wrapped_key(pack.key.into())?;
+    let name = wrapped.first_chunk().copied().unwrap_or_default();
+    let mut cache = data_keys.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(key) = cache.get(&name) {
+        return Ok(key.clone());
+    }
+    let object = crate::storage::ObjectName::new(crate::packfile::area_of(pack.class), pack.id);
+    let key = Arc::new(keys.unwrap(&wrapped).map_err(|e| Error::damaged(object, e))?);
+    cache.insert(name, key.clone());
+    Ok(key)
 }
 
 /// A row of the blob tables.

@@ -71,6 +71,12 @@ impl SnapshotFs {
             return Ok(Bytes::new());
         }
         self.readahead.note(ino, &range, entry.meta.size, contents);
+        if range.start == 0
+            && contents.level == 0
+            && let Some(first) = contents.items.iter().find_map(|e| e.id)
+        {
+            self.readahead.note_small(&first);
+        }
         let bytes = self.folders.vfs().read(entry, range, Purpose::OnDemand);
         self.within(dir, Some(&entry.name), bytes).await
     }

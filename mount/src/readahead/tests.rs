@@ -56,3 +56,20 @@ fn nothing_is_asked_for_past_the_end() {
     }
     assert_eq!(end, size);
 }
+
+#[test]
+fn a_walk_from_frame_to_frame_gets_the_next_ones_once() {
+    let mut walker = Walker::default();
+    let mut step = |at| walker.step(at, 4);
+    assert_eq!(step(7), None);
+    assert_eq!(step(7), None);
+    assert_eq!(step(8), Some(9..10));
+    assert_eq!(step(8), None);
+    assert_eq!(step(9), Some(10..12));
+    assert_eq!(step(10), Some(12..15));
+    assert_eq!(step(11), Some(15..16));
+    // A jump begins anew, also back to the first.
+    assert_eq!(step(100), None);
+    assert_eq!(step(0), None);
+    assert_eq!(step(1), Some(2..3));
+}

@@ -1,6 +1,6 @@
 //! Brings new snapshots into a live mount, and takes removed ones out.
 //!
-//! The store is only listed; the catalogue is read again when a listing has changed.
+//! The store is only listed; of the catalogue no more is read than what is new.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use fuser::{INodeNo, Notifier};
 use plakar_engine::repository::report;
-use plakar_engine::storage::{Area, Store, StoreError};
 
 use crate::fs::SnapshotFs;
 use crate::view::Change;
@@ -30,39 +29,25 @@ pub(super) async fn keep_fresh(
     if every.is_zero() {
         return;
     }
-    // The first look is always taken for a change: a snapshot may have come since the catalogue was read.
-    let (mut last, mut wait) = (None, every);
+    let (mut wait, mut failing) = (every, false);
     loop {
         tokio::time::sleep(wait).await;
         let begun = Instant::now();
-        match digest(fs.repository().store().as_ref()).await {
-            Ok(now) if last == Some(now) => {}
-            Ok(now) => match fs.refresh().await {
-                Ok(changes) => {
-                    last = Some(now);
-                    tell_kernel(&fs, &notifier, changes).await;
-                }
-                Err(e) => tracing::warn!(error = report(&e), "cannot read the new snapshots"),
-            },
-            Err(e) => tracing::warn!(error = report(&e), "cannot look for new snapshots"),
+        match fs.refresh().await {
+            Ok(changes) => {
+                failing = false;
+                tell_kernel(&fs, &notifier, changes).await;
+            }
+            // Once, not every second that the store is away.
+            Err(_) if failing => {}
+            Err(e) => {
+                failing = true;
+                tracing::warn!(error = report(&e), "cannot look for new snapshots; trying again");
+            }
         }
         // A store that is slow to list is listed less often.
         wait = every.max(begun.elapsed() * SHARE);
     }
-}
-
-/// A digest of what decides which snapshots there are.
-async fn digest(store: &dyn Store) -> Result<[u8; 32], StoreError> {
-    let mut hasher = blake3::Hasher::new();
-    for area in [Area::Snapshots, Area::Removals, Area::Notes] {
-        let mut ids: Vec<_> = store.list(area).await?.into_iter().map(|l| l.id).collect();
-        ids.sort_unstable();
-        hasher.update(&(ids.len() as u64).to_le_bytes());
-        for id in ids {
-            hasher.update(&id.0);
-        }
-    }
-    Ok(*hasher.finalize().as_bytes())
 }
 
 /// Makes the kernel forget what has changed. It may wait for requests under way, so it is done apart from them.
