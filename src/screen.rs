@@ -2,13 +2,22 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use indicatif::ProgressBar;
+use plakar_mount::daemon::Log;
 use serde::Serialize;
 
 /// The bar that is drawn, if one is: a line written past it would be drawn over.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// The log that stderr leads to, in the background: it has to be kept small.
+static LOG: OnceLock<Log> = OnceLock::new();
+
+/// Says that stderr is a log from now on.
+pub(crate) fn set_log(log: Log) {
+    let _only_once = LOG.set(log);
+}
 
 /// Names the bar that is drawn from now on.
 pub(crate) fn set_bar(bar: Option<ProgressBar>) {
@@ -17,6 +26,9 @@ pub(crate) fn set_bar(bar: Option<ProgressBar>) {
 
 /// Writes a line to stderr. That it cannot be written is no reason to fail.
 pub(crate) fn line(text: &str) {
+    if let Some(log) = LOG.get() {
+        log.make_room();
+    }
     let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let write = || {
         let mut bytes = text.as_bytes().to_vec();

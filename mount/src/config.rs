@@ -87,6 +87,12 @@ pub struct FsConfig {
     pub filter: Filter,
     /// Who owns things.
     pub owner: Owner,
+    /// The one user that everything belongs to, whatever `owner` says.
+    pub uid: Option<u32>,
+    /// The one group that everything belongs to, whatever `owner` says.
+    pub gid: Option<u32>,
+    /// Permission bits that nothing has.
+    pub umask: u32,
     /// Extended attributes.
     pub xattrs: Xattrs,
     /// Memory for clear frames and decoded directories.
@@ -101,6 +107,9 @@ impl Default for FsConfig {
             what: What::Store,
             filter: Filter::all(),
             owner: Owner::Recorded,
+            uid: None,
+            gid: None,
+            umask: 0,
             xattrs: Xattrs::Auto,
             cache_bytes: DEFAULT_CACHE_BYTES,
             deadline: DEFAULT_DEADLINE,
@@ -120,9 +129,15 @@ pub struct MountConfig {
     /// How often the store is asked for new snapshots; `None`: each second where it is on this machine, else every
     /// ten. Zero: never.
     pub refresh: Option<Duration>,
+    /// Whether programs in it cannot be run.
+    pub no_exec: bool,
+    /// The name that the system shows as its source, where the store's own will not do.
+    pub source: Option<String>,
     /// Whether SIGINT, SIGTERM and SIGHUP are this mount's, from before it is mounted; see
     /// [`MountSession::serve`](crate::MountSession::serve).
     pub handle_signals: bool,
+    /// Whether it outlives its terminal: SIGHUP is then taken and means nothing.
+    pub background: bool,
     /// Threads that take the kernel's requests; `None`: as many as are useful here.
     pub threads: Option<usize>,
 }
@@ -135,7 +150,10 @@ impl MountConfig {
             fs: FsConfig::default(),
             allow_other: false,
             refresh: None,
+            no_exec: false,
+            source: None,
             handle_signals: true,
+            background: false,
             threads: None,
         }
     }

@@ -10,13 +10,19 @@
 //! ```
 //!
 //! The secret never stands in arguments or the environment, where other processes can read it.
-//! Mounts that run are registered as `<state>/mounts/<hash of the mountpoint>.json`; a record whose process has gone
-//! means nothing and is removed when it is met.
+//! Mounts that run, in the background or not, are registered as `<state>/mounts/<hash of the mountpoint>.json`, and
+//! answer at the socket beside it; a record whose process has gone and whose mount is no more means nothing and is
+//! removed when it is met.
 
+mod log;
+pub mod notify;
+mod pid_file;
 mod registry;
+pub mod status;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -24,12 +30,16 @@ use std::time::{Duration, Instant};
 use crate::mounts;
 use crate::session::{MountError, Unmount, take_down};
 
-pub use registry::{Record, Registration, list};
+pub use log::Log;
+pub use pid_file::PidFile;
+pub use registry::{Record, Registration, State, find, list};
 
 /// Tells a process that it is the one in the background.
 const ENVIRONMENT: &str = "PLAKAR_MOUNT_IN_BACKGROUND";
 /// How long an unmounted process may take to end.
 const END: Duration = Duration::from_secs(15);
+/// How long one whose mount was taken from it by force.
+const END_BY_FORCE: Duration = Duration::from_secs(3);
 
 /// What the process in the background says, once, as a line of its own.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -64,19 +74,21 @@ pub enum StartError {
 /// Runs a command, which mounts, in the background. Returns its process when it is ready.
 ///
 /// The command is the current program with the arguments that mount in the foreground; `secret` is handed to it on
-/// its standard input. What it logs goes to [`log_path`].
+/// its standard input. What it logs goes to the file `log`, whose directory is made if there is none.
 pub fn start(
     mut command: Command,
     secret: Option<&[u8]>,
     mountpoint: &Path,
-    state: &Path,
+    log: &Path,
 ) -> Result<u32, StartError> {
-    let log = log_path(state, mountpoint);
-    make_private(&registry::directory(state))?;
-    let log_file = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(&log)?;
+    if let Some(directory) = log.parent() {
+        make_private(directory)?;
+    }
+    let log_file = log::open(log)?;
     // Frames pass through many threads; with a heap for each, glibc holds back as much again as the caches hold.
     command.env("MALLOC_ARENA_MAX", "2");
     command.env(ENVIRONMENT, "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log_file);
+    inherit_nothing(&mut command);
     let mut child = command.spawn()?;
     let said = converse(&mut child, secret);
     match said {
@@ -88,9 +100,45 @@ pub fn start(
         Ok(None) | Err(_) => {
             let _gone = child.kill();
             let _reaped = child.wait();
-            Err(StartError::Died { log })
+            // It may have come as far as mounting.
+            if let Err(e) = clear_dead(mountpoint) {
+                tracing::warn!(%e, "the mount that it has left is still there");
+            }
+            Err(StartError::Died { log: log.to_owned() })
         }
     }
+}
+
+/// Keeps what the caller has open from the process in the background, which would hold it for as long as it runs: a
+/// lock of `flock`, the pipe of a script that waits for its end.
+fn inherit_nothing(command: &mut Command) {
+    let mark = || {
+        const FROM: libc::c_uint = 3;
+        // SAFETY: a single system call that takes numbers only, allowed between fork and exec; it marks descriptors to
+        // be closed by exec and closes none, so that whoever owns one here keeps it. An old kernel refuses it, and then
+        // they are inherited.
+        #[expect(unsafe_code, reason = "there is no safe door to this call")]
+        unsafe {
+            libc::syscall(libc::SYS_close_range, FROM, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes one system call; it allocates nothing and takes no lock.
+    #[expect(unsafe_code, reason = "there is no safe door to what happens before exec")]
+    unsafe {
+        command.pre_exec(mark);
+    }
+}
+
+/// Takes away a mount of ours whose process has gone, if one stands there.
+fn clear_dead(mountpoint: &Path) -> Result<(), MountError> {
+    let unusable = |e| MountError::Mountpoint { mountpoint: mountpoint.into(), source: e };
+    let at = mounts::resolve(mountpoint).map_err(unusable)?;
+    let here = mounts::mounted_at(&at).map_err(unusable)?;
+    if here.is_some_and(|m| m.kind == mounts::KIND) && mounts::ask(&at) == mounts::Answer::Dead {
+        take_down(&at, Unmount::Detach)?;
+    }
+    Ok(())
 }
 
 fn converse(child: &mut Child, secret: Option<&[u8]>) -> io::Result<Option<Message>> {
@@ -154,15 +202,22 @@ fn say(message: &Message) -> io::Result<()> {
     out.flush()
 }
 
-/// Where a mount in the background logs.
+/// Whether a mount of this program stands at a place. It is not touched.
+pub fn is_mounted(mountpoint: &Path) -> bool {
+    let here = mounts::resolve(mountpoint).and_then(|at| mounts::mounted_at(&at));
+    here.is_ok_and(|m| m.is_some_and(|m| m.kind == mounts::KIND))
+}
+
+/// Where a mount in the background logs unless told otherwise.
 pub fn log_path(state: &Path, mountpoint: &Path) -> PathBuf {
     registry::path(state, mountpoint, "log")
 }
 
-/// Unmounts what this program has mounted at a directory, and waits until its process has ended.
+/// Unmounts what this program has mounted at a directory, and waits until its process has ended, but for
+/// [`Unmount::Detach`].
 ///
 /// # Errors
-/// `NotMounted`; `Busy` with the processes that use it.
+/// `NotMounted`; `Busy` with the processes that use it; `Lingers` when its process goes on.
 pub fn umount(mountpoint: &Path, state: &Path, how: Unmount) -> Result<(), MountError> {
     let unusable = |e| MountError::Mountpoint { mountpoint: mountpoint.into(), source: e };
     let at = mounts::resolve(mountpoint).map_err(unusable)?;
@@ -170,15 +225,55 @@ pub fn umount(mountpoint: &Path, state: &Path, how: Unmount) -> Result<(), Mount
     if here.is_none_or(|m| m.kind != mounts::KIND) {
         return Err(MountError::NotMounted { mountpoint: at });
     }
-    let record = registry::read(state, &at);
-    take_down(&at, how)?;
-    let Some(record) = record.filter(|_| how == Unmount::IfUnused) else { return Ok(()) };
+    let record = registry::find(state, &at);
+    let dead = match &record {
+        Some(record) => !record.is_running(),
+        None => mounts::ask(&at) == mounts::Answer::Dead,
+    };
+    // Nobody can use a dead one, so nobody keeps it from going.
+    take_down(&at, if dead && how == Unmount::IfUnused { Unmount::Detach } else { how })?;
+    let Some(record) = record else { return Ok(()) };
+    if dead {
+        registry::clear(state, &record);
+        return Ok(());
+    }
+    match how {
+        Unmount::Detach => Ok(()),
+        _ if record.pid == std::process::id() => Ok(()),
+        Unmount::IfUnused if has_ended(&record, END) => Ok(()),
+        Unmount::IfUnused => Err(MountError::Lingers { mountpoint: at }),
+        Unmount::Force => {
+            end_by_force(&record).map_err(|e| MountError::Unmount { mountpoint: at, source: e })?;
+            registry::clear(state, &record);
+            Ok(())
+        }
+    }
+}
+
+fn has_ended(record: &Record, patience: Duration) -> bool {
     let begun = Instant::now();
-    while record.is_running() && record.pid != std::process::id() {
-        if begun.elapsed() > END {
-            return Err(MountError::Lingers { mountpoint: at });
+    while record.is_running() {
+        if begun.elapsed() > patience {
+            return false;
         }
         std::thread::sleep(Duration::from_millis(20));
+    }
+    true
+}
+
+/// Waits for a process whose connection is gone, and kills it if it does not end: one that was stopped, or waits for a
+/// disk that does not answer.
+fn end_by_force(record: &Record) -> io::Result<()> {
+    if has_ended(record, END_BY_FORCE) {
+        return Ok(());
+    }
+    let process = i32::try_from(record.pid).ok().and_then(rustix::process::Pid::from_raw);
+    let process = process.ok_or(io::ErrorKind::InvalidData)?;
+    // The handle stands for the process that has the number now; then that must still be the one meant.
+    let handle = rustix::process::pidfd_open(process, rustix::process::PidfdFlags::empty())?;
+    if record.is_running() {
+        rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::KILL)?;
+        has_ended(record, END);
     }
     Ok(())
 }

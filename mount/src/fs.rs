@@ -164,7 +164,7 @@ impl SnapshotFs {
             folders,
             inodes: Inodes::new(root),
             numbers,
-            owners: attr::Owners::new(config.owner),
+            owners: attr::Owners::new(&config),
             xattrs,
             view: RwLock::new(Arc::new(view)),
             listing: Mutex::new(catalog.listing),

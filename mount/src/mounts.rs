@@ -13,7 +13,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
@@ -23,6 +26,28 @@ pub(crate) use holders::holders;
 /// The kind that the system shows for our mounts.
 pub(crate) const KIND: &str = "fuse.plakar";
 const DEVICE: &str = "/dev/fuse";
+/// How long a mount may take to answer a question that it need not ask its store.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// How to unmount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmount {
+    /// Only if nobody uses it.
+    IfUnused,
+    /// From its place at once; it ends when nobody uses it any more.
+    Detach,
+    /// At once, also where the process behind it does not answer: whoever waits for it gets an error.
+    Force,
+}
+
+/// What is asked of the kernel beside the place.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// The name that the system shows as its source.
+    pub(crate) source: String,
+    pub(crate) allow_other: bool,
+    pub(crate) no_exec: bool,
+}
 
 /// One mounted filesystem.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,9 +104,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 }
 
 /// Mounts and gives the connection to the kernel. The kernel's first request waits there.
-pub(crate) fn mount(at: &Path, source: &str, allow_other: bool) -> io::Result<OwnedFd> {
-    match mount_directly(at, source, allow_other) {
-        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => mount_by_helper(at, source, allow_other),
+pub(crate) fn mount(at: &Path, options: &Options) -> io::Result<OwnedFd> {
+    match mount_directly(at, options) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => mount_by_helper(at, options),
         done => done,
     }
 }
@@ -91,7 +116,7 @@ pub(crate) fn can_open_device() -> bool {
     OpenOptions::new().read(true).write(true).open(DEVICE).is_ok()
 }
 
-fn mount_directly(at: &Path, source: &str, allow_other: bool) -> io::Result<OwnedFd> {
+fn mount_directly(at: &Path, options: &Options) -> io::Result<OwnedFd> {
     let device = OpenOptions::new().read(true).write(true).open(DEVICE)?;
     let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
     let mut data = format!(
@@ -100,24 +125,28 @@ fn mount_directly(at: &Path, source: &str, allow_other: bool) -> io::Result<Owne
         user.as_raw(),
         group.as_raw()
     );
-    if allow_other {
+    if options.allow_other {
         data.push_str(",allow_other,default_permissions");
     }
     let data = CString::new(data)?;
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
-    rustix::mount::mount(source, at, KIND, flags, Some(data.as_c_str()))?;
+    let mut flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    flags.set(MountFlags::NOEXEC, options.no_exec);
+    rustix::mount::mount(options.source.as_str(), at, KIND, flags, Some(data.as_c_str()))?;
     Ok(device.into())
 }
 
 /// The helper mounts for a user who may not, and sends the connection over a socket: its standard input.
-fn mount_by_helper(at: &Path, source: &str, allow_other: bool) -> io::Result<OwnedFd> {
+fn mount_by_helper(at: &Path, options: &Options) -> io::Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair()?;
-    let mut options = format!("ro,nosuid,nodev,noatime,subtype=plakar,fsname={source}");
-    if allow_other {
-        options.push_str(",allow_other,default_permissions");
+    let mut words = format!("ro,nosuid,nodev,noatime,subtype=plakar,fsname={}", options.source);
+    if options.allow_other {
+        words.push_str(",allow_other,default_permissions");
+    }
+    if options.no_exec {
+        words.push_str(",noexec");
     }
     let child = helper()
-        .args(["-o", &options, "--"])
+        .args(["-o", &words, "--"])
         .arg(at)
         .env("_FUSE_COMMFD", "0")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -164,20 +193,27 @@ fn receive_descriptor(socket: &UnixStream) -> io::Result<Option<OwnedFd>> {
     Ok(descriptors.last())
 }
 
-/// Unmounts what is on top at a path. With `detach` it leaves the path at once and ends when nobody uses it any more.
+/// Unmounts what is on top at a path.
 ///
 /// # Errors
-/// `ResourceBusy` when somebody uses it.
-pub(crate) fn unmount(at: &Path, detach: bool) -> io::Result<()> {
-    let flags = UnmountFlags::NOFOLLOW | if detach { UnmountFlags::DETACH } else { UnmountFlags::empty() };
-    match rustix::mount::unmount(at, flags) {
-        Err(rustix::io::Errno::PERM) => unmount_by_helper(at, detach),
+/// `ResourceBusy` when somebody uses it, which only [`Unmount::IfUnused`] minds.
+pub(crate) fn unmount(at: &Path, how: Unmount) -> io::Result<()> {
+    let more = match how {
+        Unmount::IfUnused => UnmountFlags::empty(),
+        Unmount::Detach => UnmountFlags::DETACH,
+        Unmount::Force => UnmountFlags::DETACH | UnmountFlags::FORCE,
+    };
+    match rustix::mount::unmount(at, UnmountFlags::NOFOLLOW | more) {
+        Err(Errno::PERM) => unmount_by_helper(at, how),
         done => Ok(done?),
     }
 }
 
-fn unmount_by_helper(at: &Path, detach: bool) -> io::Result<()> {
-    let options: &[&str] = if detach { &["-u", "-z", "--"] } else { &["-u", "--"] };
+fn unmount_by_helper(at: &Path, how: Unmount) -> io::Result<()> {
+    if how == Unmount::Force {
+        abort(at)?;
+    }
+    let options: &[&str] = if how == Unmount::IfUnused { &["-u", "--"] } else { &["-u", "-z", "--"] };
     let output = helper().args(options).arg(at).stdin(Stdio::null()).output().map_err(no_helper)?;
     if output.status.success() {
         return Ok(());
@@ -189,10 +225,46 @@ fn unmount_by_helper(at: &Path, detach: bool) -> io::Result<()> {
     Err(io::Error::other(text))
 }
 
-/// The name under which the system shows a mount: no commas, which separate options, and nothing that is hard to see.
+/// Gives up the connection of a mount: whoever waits for it gets an error. Its user may do that as well as root.
+fn abort(at: &Path) -> io::Result<()> {
+    let Some(mounted) = mounted_at(at)? else { return Ok(()) };
+    let file = format!("/sys/fs/fuse/connections/{}/abort", mounted.device.1);
+    std::fs::write(&file, "1").map_err(|e| io::Error::new(e.kind(), format!("{file}: {e}")))
+}
+
+/// What a mount says when it is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It answers.
+    Alive,
+    /// Its process has gone.
+    Dead,
+    /// Nothing, in the time that it may take.
+    Silent,
+}
+
+/// Asks a mount whether it answers: by a question that the kernel always hands on, where what it has cached would make
+/// a dead mount look alive. On a thread of its own, which may wait for ever.
+pub(crate) fn ask(at: &Path) -> Answer {
+    let (said, answer) = mpsc::channel();
+    let at = at.to_owned();
+    std::thread::spawn(move || said.send(rustix::fs::statfs(&at)));
+    match answer.recv_timeout(ANSWER) {
+        Err(_elapsed) => Answer::Silent,
+        Ok(Err(e)) if is_dead(&e.into()) => Answer::Dead,
+        Ok(_) => Answer::Alive,
+    }
+}
+
+/// The name under which the system shows a store's mount.
 pub(crate) fn source_name(location: &str) -> String {
+    format!("plakar:{}", plain_source(location))
+}
+
+/// A name without commas, which separate options, and without what is hard to see.
+pub(crate) fn plain_source(name: &str) -> String {
     let plain = |c: char| if c == ',' || c == '\\' || c.is_control() { '_' } else { c };
-    format!("plakar:{}", location.chars().map(plain).collect::<String>())
+    name.chars().map(plain).collect()
 }
 
 /// Lets the kernel read ahead further than its default of 128 KiB, which it does not let the protocol exceed. Only
@@ -218,7 +290,7 @@ pub(crate) fn resolve(path: &Path) -> io::Result<PathBuf> {
 
 /// Whether an error says that the process behind a mount has gone ("Transport endpoint is not connected").
 pub(crate) fn is_dead(e: &io::Error) -> bool {
-    let codes = [rustix::io::Errno::NOTCONN, rustix::io::Errno::CONNABORTED];
+    let codes = [Errno::NOTCONN, Errno::CONNABORTED];
     codes.iter().any(|c| e.raw_os_error() == Some(c.raw_os_error()))
 }
 

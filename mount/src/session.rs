@@ -19,11 +19,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::config::MountConfig;
+use crate::daemon::notify;
 use crate::fs::SnapshotFs;
 use crate::fuse::{Fuse, Pusher};
 use crate::mounts;
 
-pub use crate::mounts::Holder;
+pub use crate::mounts::{Holder, Unmount};
 pub use error::MountError;
 
 /// How long an unmounted connection may take to end.
@@ -32,15 +33,6 @@ const END: Duration = Duration::from_secs(10);
 const PASSING: Duration = Duration::from_secs(2);
 /// What the kernel may read ahead, where it lets us say so.
 const READAHEAD_KIB: u32 = 1024;
-
-/// How to unmount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unmount {
-    /// Only if nobody uses it.
-    IfUnused,
-    /// From its place at once; it ends when nobody uses it any more.
-    Detach,
-}
 
 /// A mount that is being served.
 #[derive(Debug)]
@@ -58,18 +50,28 @@ impl MountSession {
     /// Mounts and serves. When it returns, the mount answers.
     pub async fn start(config: MountConfig, repository: Arc<Repository>) -> Result<Self, MountError> {
         // Before there is a mount: a signal in between would leave it without its process.
-        let signals = config.handle_signals.then(Signals::listen).transpose()?;
+        let signals = config.handle_signals.then(|| Signals::listen(config.background)).transpose()?;
         let (wanted, store) = (config.mountpoint.clone(), repository.clone());
         let mountpoint = blocking(move || prepare(&wanted, &store)).await?;
-        let source = mounts::source_name(&repository.store().location());
+        let location = repository.store().location();
+        let options = mounts::Options {
+            source: match &config.source {
+                Some(name) => mounts::plain_source(name),
+                None => mounts::source_name(&location),
+            },
+            allow_other: config.allow_other,
+            no_exec: config.no_exec,
+        };
         let local = repository.store().local_path().is_some();
+        // Recorded ACLs name recorded users, and know of no mask: with either of these the shown modes alone count.
+        let as_recorded = config.fs.uid.is_none() && config.fs.gid.is_none() && config.fs.umask == 0;
         let fs = SnapshotFs::open(repository, config.fs).await?;
         let pusher = Pusher::default();
-        let adapter = Fuse::new(fs.clone(), pusher.clone(), config.allow_other);
+        let adapter = Fuse::new(fs.clone(), pusher.clone(), config.allow_other && as_recorded);
         let at = mountpoint.clone();
         let connected = blocking(move || {
             let cannot = |e| MountError::Mount { mountpoint: at.clone(), source: e };
-            let kernel = mounts::mount(&at, &source, config.allow_other).map_err(cannot)?;
+            let kernel = mounts::mount(&at, &options).map_err(cannot)?;
             let mut options = fuser::Config::default();
             options.n_threads = Some(config.threads.unwrap_or_else(threads));
             options.clone_fd = mounts::can_open_device();
@@ -82,7 +84,7 @@ impl MountSession {
                 Ok((s, mounted.device))
             });
             session.map_err(|e| {
-                let _the_first_error_counts = mounts::unmount(&at, true);
+                let _the_first_error_counts = mounts::unmount(&at, Unmount::Detach);
                 cannot(e)
             })
         });
@@ -99,7 +101,7 @@ impl MountSession {
         };
         let started = std::thread::Builder::new().name("plakar-mount".into()).spawn(serve);
         if let Err(e) = started {
-            let _the_first_error_counts = mounts::unmount(&mountpoint, true);
+            let _the_first_error_counts = mounts::unmount(&mountpoint, Unmount::Detach);
             return Err(MountError::Mount { mountpoint, source: e });
         }
         let refresh = tokio::spawn(refresh::keep_fresh(fs.clone(), notifier, config.refresh, local));
@@ -148,7 +150,7 @@ impl MountSession {
                 Some(_) => Err(MountError::Covered { mountpoint: at }),
             }
         });
-        if unmounted.await? && how == Unmount::Detach {
+        if unmounted.await? && how != Unmount::IfUnused {
             return Ok(());
         }
         let mut ended = self.ended.clone();
@@ -158,9 +160,9 @@ impl MountSession {
         }
     }
 
-    /// Serves until the mount ends or, where signals are handled, the process is asked to stop. SIGINT, SIGTERM or
-    /// SIGHUP unmounts; while somebody uses the mount it stays, `tell` learns who, and a second signal detaches it. A
-    /// third one gives up whoever still has files open.
+    /// Serves until the mount ends or, where signals are handled, the process is asked to stop. SIGINT, SIGTERM or, in
+    /// the foreground, SIGHUP unmounts; while somebody uses the mount it stays, `tell` learns who, and a second signal
+    /// detaches it. A third one gives up whoever still has files open.
     pub async fn serve(mut self, tell: impl Fn(&MountError)) -> Result<(), MountError> {
         let Some(mut signals) = self.signals.take() else { return self.wait().await };
         for how in [Unmount::IfUnused, Unmount::Detach] {
@@ -168,6 +170,7 @@ impl MountSession {
                 result = self.wait() => return result,
                 () = signals.next() => {}
             }
+            notify::stopping();
             if let Err(e) = self.unmount(how).await {
                 tracing::warn!(error = %e, "not unmounted");
                 tell(&e);
@@ -182,22 +185,37 @@ impl MountSession {
 
 /// The signals that ask the process to stop.
 #[derive(Debug)]
-struct Signals([Signal; 3]);
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    /// A terminal that goes is nothing to a mount in the background, but the signal has to be taken: left alone it
+    /// would end the process.
+    background: bool,
+}
 
 impl Signals {
-    fn listen() -> Result<Self, MountError> {
+    fn listen(background: bool) -> Result<Self, MountError> {
         let listen = |kind| signal(kind).map_err(|source| MountError::Signals { source });
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let [a, b, c] = kinds.map(listen);
-        Ok(Self([a?, b?, c?]))
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+            background,
+        })
     }
 
     async fn next(&mut self) {
-        let [a, b, c] = &mut self.0;
-        tokio::select! {
-            _ = a.recv() => {}
-            _ = b.recv() => {}
-            _ = c.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => {
+                    if !self.background {
+                        return;
+                    }
+                }
+            }
         }
     }
 }
@@ -220,7 +238,7 @@ async fn blocking<T: Send + 'static>(
 pub(crate) fn take_down(at: &Path, how: Unmount) -> Result<(), MountError> {
     let begun = std::time::Instant::now();
     loop {
-        match mounts::unmount(at, how == Unmount::Detach) {
+        match mounts::unmount(at, how) {
             Err(e) if e.kind() == io::ErrorKind::ResourceBusy => {}
             done => return done.map_err(|e| MountError::Unmount { mountpoint: at.into(), source: e }),
         }
@@ -237,10 +255,9 @@ pub(crate) fn take_down(at: &Path, how: Unmount) -> Result<(), MountError> {
 fn prepare(wanted: &Path, repository: &Repository) -> Result<PathBuf, MountError> {
     let unusable = |e| MountError::Mountpoint { mountpoint: wanted.into(), source: e };
     let mountpoint = mounts::resolve(wanted).map_err(unusable)?;
-    let dead = matches!(std::fs::metadata(&mountpoint), Err(e) if mounts::is_dead(&e));
-    let here = mounts::mounted_at(&mountpoint).map_err(unusable)?;
-    if here.is_some_and(|m| m.kind == mounts::KIND) {
-        if !dead {
+    // Several, where they were mounted over each other.
+    while mounts::mounted_at(&mountpoint).map_err(unusable)?.is_some_and(|m| m.kind == mounts::KIND) {
+        if mounts::ask(&mountpoint) != mounts::Answer::Dead {
             return Err(MountError::AlreadyMounted { mountpoint });
         }
         // Its process died; nobody else will clear it away.

@@ -1,7 +1,10 @@
 //! `plakar mount`.
 
+mod list;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -9,8 +12,8 @@ use std::sync::Arc;
 use plakar_engine::keyslot::UserSecret;
 use plakar_engine::repository::Repository;
 use plakar_engine::select::Spec;
-use plakar_mount::daemon::{self, Readiness, Registration, StartError};
-use plakar_mount::{Filter, MountConfig, MountError, MountSession, Owner, What, Xattrs};
+use plakar_mount::daemon::{self, Log, PidFile, Readiness, Record, Registration, StartError, notify};
+use plakar_mount::{Filter, MountConfig, MountError, MountSession, Owner, Unmount, What, Xattrs};
 use serde_json::json;
 
 use super::{find, newest};
@@ -19,7 +22,7 @@ use crate::context::AppContext;
 use crate::exit_code::ExitCode;
 use crate::report::{Failure, Report};
 use crate::screen::{self, Output};
-use crate::{location, text, time};
+use crate::{json, location, text, time};
 
 /// Show snapshots as a filesystem
 ///
@@ -27,10 +30,14 @@ use crate::{location, text, time};
 /// hosts/, tags/ and sources/ lead there, and new snapshots appear by themselves. With a snapshot, what was backed up
 /// is the root; with a path, that is. Everything is read-only.
 ///
-/// It runs until Ctrl-C, `plakar umount DIR` or `umount DIR`. With -background it goes on by itself.
+/// It runs until Ctrl-C, `plakar umount DIR` or `umount DIR`. With -background it goes on by itself, and logs to a file
+/// in ~/.local/state/plakar/mounts unless -log-file names another.
+///
+/// With -list, what is mounted: since when, whether it is alive, its process, what it holds in memory and on disk,
+/// requests so far, the store, which part of it, and where.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  plakar mount -to /mnt/backups\n  plakar mount -to /mnt/backups -background -tag daily\n  plakar mount -to /mnt/home latest:home/me"
+    after_help = "Examples:\n  plakar mount -to /mnt/backups\n  plakar mount -to /mnt/backups -background -tag daily\n  plakar mount -to /mnt/home latest:home/me\n  plakar mount -list"
 )]
 pub(crate) struct MountArgs {
     /// Where: a directory that exists; by default one is made here and removed at the end
@@ -39,18 +46,42 @@ pub(crate) struct MountArgs {
     /// Return as soon as it is mounted
     #[arg(long)]
     background: bool,
+    /// Where one in the background logs; it is kept small
+    #[arg(long, value_name = "FILE", requires = "background")]
+    log_file: Option<PathBuf>,
+    /// Write the number of its process there; removed at the end
+    #[arg(long, value_name = "FILE")]
+    pid_file: Option<PathBuf>,
     /// Let other users look too, as far as the recorded permissions let them
     #[arg(long, alias = "allow-others")]
     allow_other: bool,
     /// Whose everything is: recorded, me, or UID:GID
     #[arg(long, value_name = "WHO", default_value = "recorded", value_parser = owner)]
     owner: Owner,
+    /// Everything belongs to this user
+    #[arg(long, value_name = "N")]
+    uid: Option<u32>,
+    /// Everything belongs to this group
+    #[arg(long, value_name = "N")]
+    gid: Option<u32>,
+    /// Permission bits that nothing shall have: 022, 077, …
+    #[arg(long, value_name = "OCTAL", value_parser = umask)]
+    umask: Option<u32>,
+    /// Let no program in it be run
+    #[arg(long)]
+    noexec: bool,
+    /// The name that the table of mounts shows as its source: that of the line in /etc/fstab
+    #[arg(long, value_name = "NAME", hide = true)]
+    fsname: Option<String>,
     /// Show extended attributes and ACLs; auto: if there are any
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     xattr: XattrChoice,
     /// Memory for what was read last: 96MiB, 1G, …
     #[arg(long, value_name = "SIZE", value_parser = text::parse_size)]
     cache_size: Option<u64>,
+    /// List what is mounted
+    #[arg(long, conflicts_with_all = ["to", "background", "snapshot"])]
+    list: bool,
     #[command(flatten)]
     query: Query,
     /// The beginning of a snapshot's id or latest, and a directory in it
@@ -78,6 +109,11 @@ fn owner(text: &str) -> Result<Owner, String> {
     }
 }
 
+fn umask(text: &str) -> Result<u32, String> {
+    let bits = u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o777 && !text.starts_with('+'));
+    bits.ok_or_else(|| format!("{text:?} is no mask of permissions: three digits from 0 to 7, as 022"))
+}
+
 /// A directory made for the mount, removed after it.
 #[derive(Debug)]
 struct MadeHere(PathBuf);
@@ -91,6 +127,9 @@ impl Drop for MadeHere {
 
 /// Runs it.
 pub(crate) async fn run(context: &AppContext, args: MountArgs) -> anyhow::Result<ExitCode> {
+    if args.list {
+        return list::run(context).await;
+    }
     let Some(readiness) = Readiness::from_env() else {
         let (repository, secret) = context.open_with_secret().await?;
         return match args.background {
@@ -101,23 +140,65 @@ pub(crate) async fn run(context: &AppContext, args: MountArgs) -> anyhow::Result
     let session = async {
         let secret = Some(readiness.secret()?).filter(|s| !s.is_empty()).map(UserSecret::from_file_contents);
         let (repository, _) = context.open_given(secret).await?;
-        mount(&args, &mountpoint(context, &args)?.0, repository).await
+        let at = mountpoint(context, &args)?.0;
+        let log = log_file(context, &args, &at)?;
+        screen::set_log(Log::new(&log));
+        let pid_file = pid_file(&args)?;
+        Ok((mount(context, &args, &at, repository).await?, log, pid_file))
     };
     match session.await {
-        Ok(session) => {
-            let registration = register(context, &session);
+        Ok((session, log, pid_file)) => {
+            let registration = register(context, &args, &session, |r| r.log = Some(log));
             // The directory it was called in must not be kept busy.
             std::env::set_current_dir("/")?;
-            readiness.ready()?;
-            let ended = session.serve(|e| screen::line(&format!("{e}"))).await;
-            drop(registration);
-            ended.map_err(explain)?;
+            if let Err(e) = readiness.ready() {
+                // Whoever started it was stopped meanwhile and knows of no mount: there shall be none.
+                session.unmount(Unmount::Detach).await?;
+                return Err(anyhow::Error::new(e).context("nobody waits for the mount any more"));
+            }
+            serve(session, |e| screen::line(&format!("plakar: {e}"))).await?;
+            drop((registration, pid_file));
             Ok(ExitCode::Ok)
         }
         Err(e) => {
             let report = Report::of(&e, context.store_hint().as_deref());
             readiness.failed(report.text().trim_start_matches("plakar: "), report.code as u8);
             Ok(report.code)
+        }
+    }
+}
+
+/// Serves to the end, and keeps a service manager informed.
+async fn serve(session: MountSession, tell: impl Fn(&MountError)) -> anyhow::Result<()> {
+    notify::ready();
+    let ended = session.serve(|e| {
+        notify::status(&e.to_string());
+        tell(e);
+    });
+    ended.await.map_err(explain)
+}
+
+/// Where the mount in the background logs.
+fn log_file(context: &AppContext, args: &MountArgs, at: &Path) -> anyhow::Result<PathBuf> {
+    match &args.log_file {
+        Some(file) => Ok(std::path::absolute(file)?),
+        None => Ok(daemon::log_path(&context.dirs()?.state, at)),
+    }
+}
+
+fn pid_file(args: &MountArgs) -> anyhow::Result<Option<PidFile>> {
+    let Some(file) = &args.pid_file else { return Ok(None) };
+    // It is removed when this process is somewhere else.
+    let file = std::path::absolute(file)?;
+    let failure = |_: &std::io::Error| {
+        let failure = Failure::new(format!("cannot write the process's number to {}", file.display()));
+        failure.with_hint("name a file that is not there yet, in a directory that is, with -pid-file")
+    };
+    match PidFile::create(&file) {
+        Ok(written) => Ok(Some(written)),
+        Err(e) => {
+            let context = failure(&e);
+            Err(anyhow::Error::new(e).context(context))
         }
     }
 }
@@ -136,12 +217,22 @@ fn mountpoint(context: &AppContext, args: &MountArgs) -> anyhow::Result<(PathBuf
     Ok((path.clone(), Some(MadeHere(path))))
 }
 
-async fn mount(args: &MountArgs, at: &Path, repository: Arc<Repository>) -> anyhow::Result<MountSession> {
+async fn mount(
+    context: &AppContext,
+    args: &MountArgs,
+    at: &Path,
+    repository: Arc<Repository>,
+) -> anyhow::Result<MountSession> {
     let catalog = repository.catalog().await?;
     let filter = args.query.filter();
     let mut config = MountConfig::new(at);
     config.allow_other = args.allow_other;
+    config.no_exec = args.noexec;
+    config.source = args.fsname.clone();
+    config.background = args.background;
     config.fs.owner = args.owner;
+    (config.fs.uid, config.fs.gid) = (args.uid, args.gid);
+    config.fs.umask = args.umask.unwrap_or(0);
     config.fs.xattrs = match args.xattr {
         XattrChoice::Auto => Xattrs::Auto,
         XattrChoice::On => Xattrs::On,
@@ -162,15 +253,45 @@ async fn mount(args: &MountArgs, at: &Path, repository: Arc<Repository>) -> anyh
         None => config.fs.filter = Filter::new(move |s| filter.fits(s)),
     }
     drop(catalog);
-    Box::pin(MountSession::start(config, repository)).await.map_err(explain)
+    let started = Box::pin(MountSession::start(config, repository)).await;
+    started.map_err(|e| match e {
+        MountError::AlreadyMounted { mountpoint } => mounted_already(context, &mountpoint),
+        e => explain(e),
+    })
+}
+
+/// Says by whom.
+fn mounted_already(context: &AppContext, at: &Path) -> anyhow::Error {
+    let record = context.dirs().ok().and_then(|dirs| daemon::find(&dirs.state, at));
+    let by = record.map(|r| format!(": {}, by process {}", r.store, r.pid)).unwrap_or_default();
+    let failure = Failure::new(format!("{} is mounted already{by}", at.display()));
+    let end = at.display().to_string();
+    failure.with_hint(format!("`plakar umount {}` unmounts it", text::shell_word(&end))).into()
 }
 
 /// Enters the mount in the list of those that run. Without it `plakar umount` works all the same.
-fn register(context: &AppContext, session: &MountSession) -> Option<Registration> {
+fn register(
+    context: &AppContext,
+    args: &MountArgs,
+    session: &MountSession,
+    add: impl FnOnce(&mut Record),
+) -> Option<Registration> {
     let state = context.dirs().ok()?.state;
-    let store = context.store().ok()?.location();
-    let registered = Registration::new(&state, session.mountpoint(), &store);
+    let mut record = Record::new(session.mountpoint(), context.store().ok()?.location());
+    record.shows = args.snapshot.as_ref().map(|s| s.to_string_lossy().into_owned());
+    add(&mut record);
+    let fs = session.file_system().clone();
+    let registered = Registration::new(&state, &record, move || daemon::status::of(&fs));
     registered.map_err(|e| tracing::warn!(%e, "the mount is not in the list of mounts")).ok()
+}
+
+/// Tells whoever mounts over something that it is there.
+fn tell_what_is_hidden(context: &AppContext, at: &Path) {
+    // One of ours may not answer, and whether it may be covered is found out later.
+    if !daemon::is_mounted(at) && std::fs::read_dir(at).is_ok_and(|mut entries| entries.next().is_some()) {
+        let shown = text::printable(at.as_os_str().as_bytes());
+        context.notice(&format!("{shown} is not empty: what is in it is hidden while it is mounted on"));
+    }
 }
 
 async fn in_foreground(
@@ -179,13 +300,14 @@ async fn in_foreground(
     repository: Arc<Repository>,
 ) -> anyhow::Result<ExitCode> {
     let (at, made) = mountpoint(context, args)?;
-    let session = mount(args, &at, repository).await?;
-    let registration = register(context, &session);
-    let shown = session.mountpoint().display().to_string();
+    tell_what_is_hidden(context, &at);
+    let pid_file = pid_file(args)?;
+    let session = mount(context, args, &at, repository).await?;
+    let registration = register(context, args, &session, |r| r.directory_made = made.is_some());
+    let shown = session.mountpoint().to_owned();
     announce(context, &shown, None)?;
-    let end = text::shell_word(&shown).into_owned();
-    context.notice(&format!("Ctrl-C or `plakar umount {end}` unmounts it"));
-    let told = session.serve(|e| {
+    context.notice(&format!("Ctrl-C or `plakar umount {}` unmounts it", typed(&shown)));
+    let told = serve(session, |e| {
         screen::line(&format!("plakar: {e}"));
         if matches!(e, MountError::Busy { .. }) {
             screen::line(
@@ -193,8 +315,8 @@ async fn in_foreground(
             );
         }
     });
-    told.await.map_err(explain)?;
-    drop((registration, made));
+    told.await?;
+    drop((registration, made, pid_file));
     Ok(ExitCode::Ok)
 }
 
@@ -212,6 +334,8 @@ async fn start_in_background(
     }
     drop(repository);
     let mut command = Command::new(std::env::current_exe()?);
+    // By another name it might take itself for the helper of mount(8).
+    command.arg0("plakar");
     if let Some(store) = &context.store {
         command.arg("at").arg(store);
     }
@@ -225,17 +349,17 @@ async fn start_in_background(
             zeroize::Zeroizing::new(s.key_file_text().map(|t| t.as_bytes().to_vec()).unwrap_or_default())
         }
     });
-    let state = context.dirs()?.state;
-    let (place, log_state) = (at.clone(), state.clone());
+    tell_what_is_hidden(context, &at);
+    let log = log_file(context, args, &at)?;
+    let (place, logged) = (at.clone(), log.clone());
     let started = tokio::task::spawn_blocking(move || {
-        daemon::start(command, handed.as_ref().map(|s| s.as_slice()), &place, &state)
+        daemon::start(command, handed.as_ref().map(|s| s.as_slice()), &place, &logged)
     });
     match started.await? {
         Ok(process) => {
-            let shown = at.canonicalize().unwrap_or(at).display().to_string();
+            let shown = at.canonicalize().unwrap_or(at);
             announce(context, &shown, Some(process))?;
-            let end = text::shell_word(&shown).into_owned();
-            context.notice(&format!("`plakar umount {end}` unmounts it"));
+            context.notice(&format!("`plakar umount {}` unmounts it", typed(&shown)));
             Ok(ExitCode::Ok)
         }
         // The other process has said it all, its hint included.
@@ -243,22 +367,27 @@ async fn start_in_background(
             Err(Failure::new(text).with_code(ExitCode::from_u8(code)).into())
         }
         Err(e) => {
-            let log = daemon::log_path(&log_state, &at);
             let failure = Failure::new("cannot mount in the background");
             Err(anyhow::Error::new(e).context(failure.with_hint(format!("its log is {}", log.display()))))
         }
     }
 }
 
-fn announce(context: &AppContext, at: &str, process: Option<u32>) -> anyhow::Result<()> {
+/// A path as one would type it.
+fn typed(path: &Path) -> String {
+    text::shell_word(&text::printable(path.as_os_str().as_bytes())).into_owned()
+}
+
+fn announce(context: &AppContext, at: &Path, process: Option<u32>) -> anyhow::Result<()> {
     let mut out = Output::new();
     let store = context.store()?.location();
+    let place = at.as_os_str().as_bytes();
     if context.json() {
-        out.json(&json!({
-            "type": "summary", "command": "mount", "store": store, "mountpoint": at, "process": process,
-        }))?;
+        let mut said = json!({ "type": "summary", "command": "mount", "store": store, "process": process });
+        json::put_bytes(&mut said, "mountpoint", place);
+        out.json(&said)?;
     } else if context.is_talkative() {
-        out.line(format_args!("mounted {store} at {at}"))?;
+        out.named(format_args!("mounted {store} at "), place)?;
     }
     out.flush()
 }
@@ -297,6 +426,7 @@ pub(super) fn explain(e: MountError) -> anyhow::Error {
         ),
         MountError::NotMounted { .. } => "`plakar umount` alone lists what is mounted".into(),
         MountError::Covered { .. } => "unmount that first".into(),
+        MountError::Lingers { .. } => "`plakar mount -list` shows its process".into(),
         _ => String::new(),
     };
     // `anyhow` shows the causes; the message stays the mount's own.
@@ -318,6 +448,12 @@ mod tests {
         assert_eq!(owner("me"), Ok(Owner::Mounter));
         assert_eq!(owner("1000:100"), Ok(Owner::Ids(1000, 100)));
         assert!(owner("1000").is_err() && owner("root:root").is_err());
+    }
+
+    #[test]
+    fn masks_are_octal() {
+        assert_eq!((umask("022"), umask("77"), umask("0")), (Ok(0o022), Ok(0o077), Ok(0)));
+        assert!(["", "8", "1000", "+22", "0o22", "-1"].iter().all(|m| umask(m).is_err()));
     }
 
     #[test]

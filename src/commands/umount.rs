@@ -1,23 +1,33 @@
 //! `plakar umount`.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use plakar_mount::{Unmount, daemon};
+use plakar_mount::Unmount;
+use plakar_mount::daemon::{self, Record};
 use serde_json::json;
 
 use super::mount::explain;
 use crate::context::AppContext;
 use crate::exit_code::ExitCode;
 use crate::screen::Output;
-use crate::time;
+use crate::{json, text, time};
 
 /// Unmount what `plakar mount` has mounted, or list it
+///
+/// A mount that somebody uses stays, and is told who; -detach takes it from its place all the same, and open files go
+/// on being read. -force is for one that does not answer: whoever waits for it gets an error, and its process is ended.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  plakar umount\n  plakar umount /mnt/backups")]
+#[command(
+    after_help = "Examples:\n  plakar umount\n  plakar umount /mnt/backups\n  plakar umount -detach /mnt/backups"
+)]
 pub(crate) struct UmountArgs {
     /// Take it from its place even while somebody uses it
-    #[arg(long)]
+    #[arg(long, alias = "lazy", conflicts_with = "force")]
     detach: bool,
+    /// Give it up with all that goes on in it
+    #[arg(long)]
+    force: bool,
     /// Where it is mounted; without it, the mounts are listed
     #[arg(value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -28,17 +38,12 @@ pub(crate) async fn run(context: &AppContext, args: UmountArgs) -> anyhow::Resul
     let state = context.dirs()?.state;
     let mut out = Output::new();
     let Some(directory) = args.directory else {
-        let mounts = daemon::list(&state)?;
-        for m in &mounts {
+        let mounts = tokio::task::spawn_blocking(move || daemon::list(&state)).await??;
+        for (m, _) in &mounts {
             if context.json() {
-                out.json(&json!({
-                    "mountpoint": m.mountpoint.to_string_lossy(),
-                    "store": m.store,
-                    "process": m.pid,
-                    "since": time::show(m.mounted),
-                }))?;
+                out.json(&describe(m))?;
             } else {
-                let place = m.mountpoint.display();
+                let place = text::printable(m.mountpoint.as_os_str().as_bytes());
                 out.line(format_args!("{} {place}: {} (process {})", time::show(m.mounted), m.store, m.pid))?;
             }
         }
@@ -48,16 +53,28 @@ pub(crate) async fn run(context: &AppContext, args: UmountArgs) -> anyhow::Resul
         }
         return Ok(ExitCode::Ok);
     };
-    let how = if args.detach { Unmount::Detach } else { Unmount::IfUnused };
+    let how = match (args.force, args.detach) {
+        (true, _) => Unmount::Force,
+        (false, true) => Unmount::Detach,
+        (false, false) => Unmount::IfUnused,
+    };
     let at = directory.clone();
     tokio::task::spawn_blocking(move || daemon::umount(&at, &state, how)).await?.map_err(explain)?;
     if context.json() {
-        out.json(&json!({
-            "type": "summary", "command": "umount", "mountpoint": directory.to_string_lossy(), "detached": args.detach,
-        }))?;
+        let mut said =
+            json!({ "type": "summary", "command": "umount", "detached": args.detach, "forced": args.force });
+        json::put_bytes(&mut said, "mountpoint", directory.as_os_str().as_bytes());
+        out.json(&said)?;
     } else if context.is_talkative() {
-        out.line(format_args!("unmounted {}", directory.display()))?;
+        out.named("unmounted ", directory.as_os_str().as_bytes())?;
     }
     out.flush()?;
     Ok(ExitCode::Ok)
+}
+
+/// What is known of a mount without asking it.
+pub(super) fn describe(m: &Record) -> serde_json::Value {
+    let mut out = json!({ "store": m.store, "process": m.pid, "since": time::show(m.mounted) });
+    json::put_bytes(&mut out, "mountpoint", m.mountpoint.as_os_str().as_bytes());
+    out
 }

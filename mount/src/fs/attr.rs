@@ -7,7 +7,7 @@
 use plakar_engine::meta::{Kind, Timestamp};
 use plakar_engine::tree::{Contents, Detail, Entry};
 
-use crate::config::Owner;
+use crate::config::{FsConfig, Owner};
 
 /// The preferred size of a read.
 pub const BLOCK_SIZE: u32 = 128 << 10;
@@ -39,26 +39,35 @@ pub struct Attr {
     pub volatile: bool,
 }
 
-/// Maps recorded owners to those shown.
+/// Maps recorded owners and permissions to those shown.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Owners {
     rule: Owner,
+    uid: Option<u32>,
+    gid: Option<u32>,
+    umask: u32,
     /// Who mounts.
     pub(crate) mounter: (u32, u32),
 }
 
 impl Owners {
-    pub(crate) fn new(rule: Owner) -> Self {
+    pub(crate) fn new(config: &FsConfig) -> Self {
         let mounter = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Self { rule, mounter }
+        Self { rule: config.owner, uid: config.uid, gid: config.gid, umask: config.umask, mounter }
     }
 
     fn shown(&self, uid: u32, gid: u32) -> (u32, u32) {
-        match self.rule {
+        let (uid, gid) = match self.rule {
             Owner::Recorded => (uid, gid),
             Owner::Mounter => self.mounter,
             Owner::Ids(uid, gid) => (uid, gid),
-        }
+        };
+        (self.uid.unwrap_or(uid), self.gid.unwrap_or(gid))
+    }
+
+    /// What is left of permissions. Those of a symlink mean nothing and are always all.
+    fn masked(&self, kind: Kind, mode: u32) -> u32 {
+        if kind == Kind::Symlink { mode } else { mode & !self.umask }
     }
 
     /// Attributes of a recorded entry.
@@ -76,16 +85,17 @@ impl Owners {
             Detail::Directory { .. } => 1,
             _ => entry.links.map_or(1, |l| l.count.max(1)),
         };
-        let mode = m.mode & 0o7777;
+        let mode = self.masked(m.kind, m.mode & 0o7777);
         let (kind, rdev, mtime) = (m.kind, m.rdev, m.mtime);
         Attr { ino, kind, mode, uid, gid, links, size, blocks, rdev, mtime, volatile: false }
     }
 
     /// Attributes of a directory that is there only as a parent of what was backed up. A mounter who may not enter it
-    /// by its recorded mode could not reach his own files: unless he is root, he gets it.
+    /// by its recorded mode could not reach his own files: unless he is root, or has said whose everything is, he gets
+    /// it.
     pub(crate) fn attr_above(&self, ino: u64, entry: &Entry) -> Attr {
         let mut attr = self.attr(ino, entry);
-        if self.mounter.0 != 0 {
+        if self.mounter.0 != 0 && self.uid.is_none() {
             (attr.uid, attr.gid) = self.mounter;
             attr.mode |= 0o500;
         }
@@ -104,7 +114,7 @@ impl Owners {
         Attr {
             ino,
             kind,
-            mode,
+            mode: self.masked(kind, mode),
             uid,
             gid,
             links: 1,

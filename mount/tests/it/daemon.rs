@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use plakar_mount::daemon::{self, Readiness, Registration, StartError};
+use plakar_mount::daemon::{self, Readiness, Record, Registration, StartError, State};
 use plakar_mount::{MountConfig, MountError, MountSession, Unmount};
 
 use crate::source::Node;
@@ -32,11 +32,18 @@ fn background_side() {
         let (store, _) = TestStore::with(Node::directory([("f", Node::file("x"))]), &["/"]).await;
         let session =
             MountSession::start(MountConfig::new(place.join("mnt")), store.repository.clone()).await.unwrap();
-        let registration = Registration::new(&place.join("state"), session.mountpoint(), "mem:").unwrap();
+        let fs = session.file_system().clone();
+        let record = Record::new(session.mountpoint(), "mem:");
+        let status = move || daemon::status::of(&fs);
+        let registration = Registration::new(&place.join("state"), &record, status).unwrap();
         readiness.ready().unwrap();
         session.serve(|e| eprintln!("{e}")).await.unwrap();
         drop(registration);
     });
+}
+
+fn log(state: &Path) -> std::path::PathBuf {
+    state.join("mounts/log")
 }
 
 fn this_program(place: &Path) -> Command {
@@ -60,13 +67,19 @@ fn a_mount_in_the_background_lives_until_it_is_unmounted() {
     let (place, _guard) = (place.path(), Guard(place.path()));
     let (mountpoint, state) = (place.join("mnt"), place.join("state"));
     fs::create_dir(&mountpoint).unwrap();
-    let pid = daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &state).unwrap();
+    let pid = daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &log(&state)).unwrap();
     assert_eq!(fs::read(mountpoint.join("latest/f")).unwrap(), b"x");
     let listed = daemon::list(&state).unwrap();
     assert_eq!(listed.len(), 1);
-    assert_eq!((listed[0].pid, listed[0].store.as_str()), (pid, "mem:"));
-    assert_eq!(listed[0].mountpoint, mountpoint.canonicalize().unwrap());
-    assert!(daemon::log_path(&state, &mountpoint).exists());
+    let (record, how) = &listed[0];
+    assert_eq!((record.pid, record.store.as_str()), (pid, "mem:"));
+    assert_eq!(record.mountpoint, mountpoint.canonicalize().unwrap());
+    let State::Alive(status) = how else { panic!("{how:?}") };
+    assert!(
+        status["memory_cache_bytes"].as_u64() > Some(0) && status["inodes"].as_u64() > Some(0),
+        "{status}"
+    );
+    assert!(log(&state).exists());
     // It leads a session of its own, so that it outlives the terminal.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     assert_eq!(stat.rsplit_once(')').unwrap().1.split_whitespace().nth(3), Some(pid.to_string().as_str()));
@@ -87,7 +100,8 @@ fn why_there_is_no_mount_comes_back() {
     let place = tempfile::tempdir().unwrap();
     let place = place.path();
     fs::create_dir(place.join("mnt")).unwrap();
-    let start = |command, secret| daemon::start(command, secret, &place.join("mnt"), &place.join("state"));
+    let start =
+        |command, secret| daemon::start(command, secret, &place.join("mnt"), &log(&place.join("state")));
     match start(this_program(place), Some(b"guess")).unwrap_err() {
         StartError::Failed { text, code } => assert_eq!((text.as_str(), code), ("wrong passphrase", 77)),
         other => assert_eq!(other.to_string(), "a failure with its text"),
@@ -103,7 +117,7 @@ fn a_mount_whose_process_died_is_cleared_away_by_the_next() {
     let (place, _guard) = (place.path(), Guard(place.path()));
     let (mountpoint, state) = (place.join("mnt"), place.join("state"));
     fs::create_dir(&mountpoint).unwrap();
-    let pid = daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &state).unwrap();
+    let pid = daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &log(&state)).unwrap();
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
     let deadline = Instant::now() + Duration::from_secs(10);
     while fs::metadata(&mountpoint).is_ok() {
@@ -112,8 +126,9 @@ fn a_mount_whose_process_died_is_cleared_away_by_the_next() {
     }
     // Not an empty directory: a mirroring job must not take it for one.
     assert_eq!(fs::read_dir(&mountpoint).unwrap_err().raw_os_error(), Some(107));
-    assert_eq!(daemon::list(&state).unwrap(), []);
-    daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &state).unwrap();
+    let listed = daemon::list(&state).unwrap();
+    assert_eq!((listed.len(), &listed[0].1), (1, &State::Dead));
+    daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &log(&state)).unwrap();
     assert_eq!(fs::read(mountpoint.join("latest/f")).unwrap(), b"x");
     daemon::umount(&mountpoint, &state, Unmount::IfUnused).unwrap();
     assert_eq!(fs::read_dir(&mountpoint).unwrap().count(), 0);
@@ -125,7 +140,7 @@ fn a_signal_unmounts() {
     let (place, _guard) = (place.path(), Guard(place.path()));
     let (mountpoint, state) = (place.join("mnt"), place.join("state"));
     fs::create_dir(&mountpoint).unwrap();
-    let pid = daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &state).unwrap();
+    let pid = daemon::start(this_program(place), Some(b"open sesame"), &mountpoint, &log(&state)).unwrap();
     assert!(Command::new("kill").arg(pid.to_string()).status().unwrap().success());
     let deadline = Instant::now() + Duration::from_secs(10);
     while fs::metadata(mountpoint.join("latest")).is_ok() {
@@ -138,13 +153,15 @@ fn a_signal_unmounts() {
 #[test]
 fn records_of_mounts_are_plain_and_go_with_them() {
     let place = tempfile::tempdir().unwrap();
-    let registration = Registration::new(place.path(), place.path(), "s3://bucket").unwrap();
-    let file = fs::read_dir(place.path().join("mounts")).unwrap().next().unwrap().unwrap();
-    let record: serde_json::Value = serde_json::from_slice(&fs::read(file.path()).unwrap()).unwrap();
+    let record = Record::new(place.path(), "s3://bucket");
+    let registration = Registration::new(place.path(), &record, || serde_json::json!({})).unwrap();
+    let files = fs::read_dir(place.path().join("mounts")).unwrap().map(|f| f.unwrap().path());
+    let file = files.into_iter().find(|f| f.extension().is_some_and(|e| e == "json")).unwrap();
+    let record: serde_json::Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
     assert_eq!(record["store"], "s3://bucket");
     assert_eq!(record["pid"], std::process::id());
-    // It is not mounted, so it is not listed.
-    assert_eq!(daemon::list(place.path()).unwrap(), []);
+    // Its process runs, and nothing is mounted.
+    assert_eq!(daemon::list(place.path()).unwrap()[0].1, State::Detached);
     drop(registration);
     assert_eq!(fs::read_dir(place.path().join("mounts")).unwrap().count(), 0);
 }
@@ -173,8 +190,8 @@ fn a_user_who_is_not_root_mounts_by_the_helper() {
         .env(PLACE, place)
         .env("TMPDIR", place);
     command.uid(NOBODY).gid(NOBODY);
-    let started = daemon::start(command, Some(b"open sesame"), &mountpoint, &state);
-    let log = fs::read_to_string(daemon::log_path(&state, &mountpoint)).unwrap();
+    let started = daemon::start(command, Some(b"open sesame"), &mountpoint, &log(&state));
+    let log = fs::read_to_string(log(&state)).unwrap();
     if fs::metadata("/dev/fuse").unwrap().mode() & 0o006 != 0o006 {
         // A machine that lets only root use it: the helper was asked, and its words came back.
         assert!(started.is_err() && log.contains("/dev/fuse: Permission denied"), "{started:?}\n{log}");

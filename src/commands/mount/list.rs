@@ -1,0 +1,105 @@
+//! `plakar mount -list`: each mount is asked how it is, and not waited for.
+
+use std::os::unix::ffi::OsStrExt;
+
+use plakar_mount::daemon::{self, Record, State};
+use serde_json::Value;
+
+use crate::commands::umount;
+use crate::context::AppContext;
+use crate::exit_code::ExitCode;
+use crate::screen::Output;
+use crate::{text, time};
+
+/// What `-list` says of a mount that shows everything.
+const ALL: &str = "all";
+
+/// Lists the mounts of this user.
+pub(super) async fn run(context: &AppContext) -> anyhow::Result<ExitCode> {
+    let state = context.dirs()?.state;
+    let mounts = tokio::task::spawn_blocking(move || daemon::list(&state)).await??;
+    let mut out = Output::new();
+    for (record, state) in &mounts {
+        match context.json() {
+            true => out.json(&object(record, state))?,
+            false => out.named(line(record, state), record.mountpoint.as_os_str().as_bytes())?,
+        }
+    }
+    out.flush()?;
+    if mounts.is_empty() {
+        context.notice("nothing is mounted");
+    }
+    let hint = |wanted: State, text: &str| {
+        if mounts.iter().any(|(_, state)| *state == wanted) {
+            context.notice(text);
+        }
+    };
+    hint(State::Dead, "`plakar umount DIR` takes a dead mount away; so does mounting there again");
+    hint(State::Silent, "`plakar umount -force DIR` ends a mount that does not answer");
+    Ok(ExitCode::Ok)
+}
+
+fn word(state: &State) -> &'static str {
+    match state {
+        State::Alive(_) => "alive",
+        State::Silent => "not answering",
+        State::Detached => "detached",
+        State::Dead => "dead",
+    }
+}
+
+/// `2026-11-20T22:26:57Z alive           12345  12.3 MiB      0 B       1,234 /srv/store all /mnt/backups`, where `-`
+/// stands for what is not known.
+fn line(record: &Record, state: &State) -> String {
+    let number = |key: &str, show: fn(u64) -> String| match state {
+        State::Alive(status) => status.get(key).and_then(Value::as_u64).map_or_else(|| "-".into(), show),
+        _ => "-".into(),
+    };
+    format!(
+        "{} {:13} {:>7} {:>9} {:>9} {:>9} {} {} ",
+        time::show(record.mounted),
+        word(state),
+        record.pid,
+        number("memory_cache_bytes", text::size),
+        number("disk_cache_bytes", text::size),
+        number("requests", text::count),
+        text::shell_word(&text::printable(record.store.as_bytes())),
+        text::shell_word(&text::printable(record.shows.as_deref().unwrap_or(ALL).as_bytes())),
+    )
+}
+
+fn object(record: &Record, state: &State) -> Value {
+    let mut out = umount::describe(record);
+    let status = match state {
+        State::Alive(status) => status.clone(),
+        _ => Value::Null,
+    };
+    if let Some(map) = out.as_object_mut() {
+        map.insert("shows".into(), record.shows.as_deref().unwrap_or(ALL).into());
+        map.insert("state".into(), word(state).into());
+        map.insert("log".into(), record.log.as_ref().map(|l| l.to_string_lossy().into_owned()).into());
+        map.insert("status".into(), status);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_line_looks_like_this() {
+        let record = Record { pid: 12345, mounted: 1_795_213_617, ..Record::new("/mnt", "/srv/my store") };
+        let alive = State::Alive(json!({ "memory_cache_bytes": 12_900_000, "requests": 1234 }));
+        assert_eq!(
+            line(&record, &alive),
+            "2026-11-20T22:26:57Z alive           12345  12.3 MiB         -     1,234 '/srv/my store' all "
+        );
+        let part = Record { shows: Some("latest:etc".into()), ..record };
+        assert_eq!(
+            line(&part, &State::Silent),
+            "2026-11-20T22:26:57Z not answering   12345         -         -         - '/srv/my store' latest:etc "
+        );
+    }
+}
