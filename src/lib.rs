@@ -8,6 +8,7 @@ mod exit_code;
 mod json;
 mod location;
 mod logging;
+mod mount_helper;
 mod progress;
 mod report;
 mod screen;
@@ -15,7 +16,7 @@ mod secret;
 mod text;
 mod time;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::time::Instant;
 
 pub use env::Env;
@@ -24,6 +25,23 @@ pub use exit_code::ExitCode;
 use cli::Asked;
 use context::AppContext;
 use report::Report;
+
+/// Runs the program under the name that it was called by: as the helper of mount(8), or as itself. `args` leave the name
+/// out.
+pub fn run_as(
+    program: Option<&OsStr>,
+    args: impl IntoIterator<Item = OsString>,
+    env: Env,
+) -> std::process::ExitCode {
+    let words: Vec<OsString> = args.into_iter().collect();
+    let Some(caller) = mount_helper::caller(program, &words) else { return run(words, env).into() };
+    let code = match mount_helper::read(&words, caller) {
+        Ok(mount_helper::Asked::Run(line)) => run(line, env),
+        Ok(mount_helper::Asked::Nothing) => ExitCode::Ok,
+        Err(failure) => fail(&failure.into(), None, false),
+    };
+    mount_helper::exit_code(code).into()
+}
 
 /// Runs a command line, the program's name left out, in an environment. Prints, and never ends the process, but for a
 /// second Ctrl-C.

@@ -1,10 +1,12 @@
-//! The program: hands its arguments and environment to the library and ends with the code it gives.
+//! The program: hands its name, arguments and environment to the library and ends with the code it gives.
 
-use plakar::{Env, run};
+use plakar::{Env, run_as};
 
 fn main() -> std::process::ExitCode {
     few_arenas();
-    run(std::env::args_os().skip(1), Env::of_process()).into()
+    let mut words = std::env::args_os();
+    let program = words.next();
+    run_as(program.as_deref(), words, Env::of_process())
 }
 
 /// Keeps glibc's allocator to two arenas. Its default, eight for each processor, holds on to half as much memory again

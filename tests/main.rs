@@ -4,6 +4,7 @@
 mod changes;
 mod common;
 mod concurrent;
+mod daemon;
 mod damage;
 mod errors;
 mod forgotten;

@@ -339,7 +339,7 @@ async fn start_in_background(
     if let Some(store) = &context.store {
         command.arg("at").arg(store);
     }
-    let handed_over: [&[u8]; 3] = [b"--background", b"--keyfile=", b"--passphrase-cmd="];
+    let handed_over: [&[u8]; 2] = [b"--keyfile=", b"--passphrase-cmd="];
     let stays = |word: &&OsString| !handed_over.iter().any(|o| word.as_bytes().starts_with(o));
     command.args(context.words.iter().filter(stays));
     command.env_remove("PLAKAR_PASSPHRASE").env_remove("PLAKAR_PASSPHRASE_CMD");

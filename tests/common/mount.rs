@@ -1,6 +1,7 @@
 //! A kernel mount that ends with the test, however the test ends.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc;
@@ -92,9 +93,13 @@ pub(crate) fn is_running(pid: i64) -> bool {
 /// Whether something is mounted at a path.
 pub(crate) fn is_mounted(path: &Path) -> bool {
     // As the table writes blanks.
-    let path = path.to_str().unwrap().replace(' ', "\\040");
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    table.lines().any(|line| line.split(' ').nth(4) == Some(&path))
+    let escape = |b: &u8| match b {
+        b' ' | b'\t' | b'\n' | b'\\' => format!("\\{b:03o}").into_bytes(),
+        b => vec![*b],
+    };
+    let path: Vec<u8> = path.as_os_str().as_bytes().iter().flat_map(escape).collect();
+    let table = std::fs::read("/proc/self/mountinfo").unwrap();
+    table.split(|b| *b == b'\n').any(|line| line.split(|b| *b == b' ').nth(4) == Some(&path))
 }
 
 impl Drop for MountGuard {
