@@ -43,6 +43,18 @@ deny: ## licences and advisories of dependencies; needs cargo-deny
 install: ## into ~/.cargo/bin
 	cargo install --path . --locked
 
+# Where a package is put together, and where its files will lie.
+DESTDIR ?=
+PREFIX ?= /usr/local
+.PHONY: install-system
+install-system: ## for the whole machine: the program, its names for mount(8), the systemd unit; as root (PREFIX, DESTDIR)
+	cargo build --release --locked
+	install -D -m 755 "$${CARGO_TARGET_DIR:-target}/release/plakar" "$(DESTDIR)$(PREFIX)/bin/plakar"
+	install -d "$(DESTDIR)/sbin" "$(DESTDIR)$(PREFIX)/lib/systemd/system"
+	for name in mount.plakar mount.fuse.plakar; do ln -sfn "$(PREFIX)/bin/plakar" "$(DESTDIR)/sbin/$$name"; done
+	sed 's:/usr/bin/:$(PREFIX)/bin/:' packaging/systemd/plakar-mount@.service \
+		>"$(DESTDIR)$(PREFIX)/lib/systemd/system/plakar-mount@.service"
+
 # System packages that building and testing need, on Debian and Ubuntu. Quiet and without effect when they are there.
 PACKAGES := gcc fuse3 attr acl util-linux procps
 .PHONY: system

@@ -19,37 +19,36 @@ use crate::report::Failure;
 /// The names under which mount(8) looks for it.
 const NAMES: [&str; 2] = ["mount.plakar", "mount.fuse.plakar"];
 
-/// Options of ours with a value, and the word of `plakar mount` for each.
-const VALUES: [(&str, &str); 24] = [
-    ("keyfile", "-keyfile"),
-    ("passphrase_cmd", "-passphrase-cmd"),
-    ("cachedir", "-cachedir"),
-    ("configdir", "-configdir"),
-    ("datadir", "-datadir"),
-    ("cache_size", "-cache-size"),
-    ("owner", "-owner"),
-    ("uid", "-uid"),
-    ("gid", "-gid"),
-    ("umask", "-umask"),
-    ("xattr", "-xattr"),
-    ("log_file", "-log-file"),
-    ("pid_file", "-pid-file"),
-    ("before", "-before"),
-    ("since", "-since"),
-    ("name", "-name"),
-    ("category", "-category"),
-    ("environment", "-environment"),
-    ("perimeter", "-perimeter"),
-    ("job", "-job"),
-    ("tag", "-tag"),
-    ("root", "-root"),
-    ("origin", "-origin"),
-    ("type", "-type"),
+/// Options of `plakar mount` with a value, `_` for `-`.
+const VALUES: [&str; 24] = [
+    "keyfile",
+    "passphrase_cmd",
+    "cachedir",
+    "configdir",
+    "datadir",
+    "cache_size",
+    "owner",
+    "uid",
+    "gid",
+    "umask",
+    "xattr",
+    "log_file",
+    "pid_file",
+    "before",
+    "since",
+    "name",
+    "category",
+    "environment",
+    "perimeter",
+    "job",
+    "tag",
+    "root",
+    "origin",
+    "type",
 ];
 
-/// Options of ours without one.
-const FLAGS: [(&str, &str); 3] =
-    [("allow_other", "-allow-other"), ("latest", "-latest"), ("noexec", "-noexec")];
+/// Its options without one.
+const FLAGS: [&str; 3] = ["allow_other", "latest", "noexec"];
 
 /// Options that are not for us, or say what is so in any case. mount(8) says `rw` wherever a line does not say `ro`;
 /// mount.fuse3 adds `dev` and `suid` in the same way, and [`translate`] takes these from it alone.
@@ -91,7 +90,7 @@ const PASSED_OVER: [&str; 34] = [
 ];
 
 /// What they begin with.
-const PASSED_OVER_PREFIXES: [&str; 7] = ["x-", "X-", "comment=", "user=", "uhelper=", "helper=", "context="];
+const PASSED_OVER_PREFIXES: [&str; 6] = ["x-", "X-", "comment=", "user=", "uhelper=", "helper="];
 
 /// Who runs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,7 +198,7 @@ pub(crate) fn read(words: &[OsString], caller: Caller) -> Result<Asked, Failure>
             Err(Refused::Unknown) => {
                 let name = String::from_utf8_lossy(name_of(option)).into_owned();
                 let failure = Failure::usage(format!("unknown mount option {name:?}"), None);
-                let known = VALUES.iter().chain(&FLAGS).map(|(n, _)| *n).chain(["snapshot"]);
+                let known = VALUES.into_iter().chain(FLAGS).chain(["snapshot"]);
                 return Err(match crate::text::nearest(&name, known) {
                     Some(near) => failure.with_hint(format!("did you mean {near:?}?")),
                     None => failure.with_hint(hint()),
@@ -215,8 +214,8 @@ pub(crate) fn read(words: &[OsString], caller: Caller) -> Result<Asked, Failure>
 }
 
 fn hint() -> String {
-    let flags = FLAGS.iter().map(|(n, _)| (*n).to_owned());
-    let values = VALUES.iter().map(|(n, _)| format!("{n}="));
+    let flags = FLAGS.iter().map(|n| (*n).to_owned());
+    let values = VALUES.iter().map(|n| format!("{n}="));
     let all: Vec<_> = flags.chain(["snapshot=".to_owned()]).chain(values).collect();
     format!("these are known: {}", all.join(", "))
 }
@@ -239,6 +238,11 @@ fn name_of(option: &[u8]) -> &[u8] {
     option.split(|b| *b == b'=').next().unwrap_or_default()
 }
 
+/// The option of `plakar mount`.
+fn word(name: &str) -> String {
+    format!("-{}", name.replace('_', "-"))
+}
+
 fn joined(word: &str, value: &[u8]) -> OsString {
     OsString::from_vec([word.as_bytes(), b"=", value].concat())
 }
@@ -247,15 +251,15 @@ fn translate(option: &[u8], caller: Caller) -> Result<Option<Word>, Refused> {
     let because = |text: &str| Err(Refused::Because(text.to_owned()));
     let name = name_of(option);
     let value = option.get(name.len() + 1..).filter(|v| !v.is_empty());
-    let is = |known: &&str| known.as_bytes() == option;
+    let is = |known: &str| known.as_bytes() == option;
     if option.is_empty()
-        || PASSED_OVER.iter().any(|k| is(&k))
+        || PASSED_OVER.iter().any(|k| is(k))
         || PASSED_OVER_PREFIXES.iter().any(|p| option.starts_with(p.as_bytes()))
     {
         return Ok(None);
     }
-    if let Some((_, word)) = FLAGS.iter().find(|(known, _)| is(known)) {
-        return Ok(Some(Word::Option((*word).into())));
+    if let Some(name) = FLAGS.iter().find(|k| is(k)) {
+        return Ok(Some(Word::Option(word(name).into())));
     }
     match name {
         b"dev" | b"suid" if value.is_none() => match caller {
@@ -278,7 +282,7 @@ fn translate(option: &[u8], caller: Caller) -> Result<Option<Word>, Refused> {
         }
         _ => {}
     }
-    let known = |name: &[u8]| name == b"snapshot" || VALUES.iter().any(|(n, _)| n.as_bytes() == name);
+    let known = |name: &[u8]| name == b"snapshot" || VALUES.iter().any(|n| n.as_bytes() == name);
     let Some(value) = value else {
         if known(name) {
             let name = String::from_utf8_lossy(name);
@@ -289,8 +293,8 @@ fn translate(option: &[u8], caller: Caller) -> Result<Option<Word>, Refused> {
     if name == b"snapshot" {
         return Ok(Some(Word::Snapshot(OsString::from_vec(value.to_vec()))));
     }
-    match VALUES.iter().find(|(known, _)| known.as_bytes() == name) {
-        Some((_, word)) => Ok(Some(Word::Option(joined(word, value)))),
+    match VALUES.iter().find(|known| known.as_bytes() == name) {
+        Some(name) => Ok(Some(Word::Option(joined(&word(name), value)))),
         None => Err(Refused::Unknown),
     }
 }
@@ -367,11 +371,23 @@ mod tests {
     }
 
     #[test]
-    fn every_option_is_one_of_the_command() {
-        for (name, word) in VALUES.iter().chain(&FLAGS) {
-            assert_eq!(word[1..].replace('-', "_"), *name);
+    fn the_examples_for_fstab_are_understood() {
+        let lines: Vec<_> = include_str!("../packaging/fstab/fstab.example")
+            .lines()
+            .filter(|l| !l.starts_with('#') && !l.is_empty())
+            .map(|l| l.split_whitespace().collect::<Vec<_>>())
+            .collect();
+        assert!(lines.len() > 1);
+        for fields in lines {
+            assert_eq!((fields.len(), fields[2]), (6, "plakar"));
+            let line = ask(fields[3]).unwrap().into_iter().map(OsString::from).collect();
+            assert!(matches!(crate::cli::read(line), Ok(crate::cli::Asked::Run { .. })), "{fields:?}");
         }
-        let values = VALUES.map(|(name, _)| match name {
+    }
+
+    #[test]
+    fn every_option_is_one_of_the_command() {
+        let values = VALUES.map(|name| match name {
             "uid" | "gid" | "umask" | "cache_size" => format!("{name}=0"),
             "owner" => "owner=1:2".into(),
             "xattr" => "xattr=on".into(),
@@ -379,7 +395,7 @@ mod tests {
             "passphrase_cmd" => String::new(),
             name => format!("{name}=a b"),
         });
-        let flags = FLAGS.map(|(name, _)| name).join(",");
+        let flags = FLAGS.join(",");
         for options in
             [format!("{},{flags},snapshot=ab:-c", values.join(",")), "passphrase_cmd=pass x".into()]
         {

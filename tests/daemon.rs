@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::common::mount::{is_mounted, is_running};
-use crate::common::sandbox::{NOBODY, run_tool};
+use crate::common::sandbox::{NOBODY, read_until, run_tool};
 use crate::common::{Outcome, Sandbox, SmallDisk};
 
 /// A store with a snapshot of a file that all may read and one that only its owner may.
@@ -152,8 +152,9 @@ fn it_outlives_its_terminal_and_holds_nothing_of_its_caller() {
     let mut command = sandbox.under(&["sh", "-c", script, "sh"], ["mount"]);
     let mount = Background::by(&mut command, &at);
     run_tool("flock", [OsStr::new("-n"), lock.as_os_str(), OsStr::new("true")]);
-    let standard = ["0", "1"].map(|fd| fs::read_link(format!("/proc/{}/fd/{fd}", mount.pid)).unwrap());
-    assert_eq!(standard, [Path::new("/dev/null"), Path::new("/dev/null")]);
+    let leads = |fd: &str| fs::read_link(format!("/proc/{}/fd/{fd}", mount.pid)).unwrap();
+    // It lets go of them when the command has heard that it is ready.
+    eventually("it has let go of its pipes", || ["0", "1"].map(leads) == [Path::new("/dev/null"); 2]);
     assert_eq!(fs::read_link(format!("/proc/{}/cwd", mount.pid)).unwrap(), Path::new("/"));
     for _ in 0..3 {
         mount.signal(Signal::HUP);
@@ -347,18 +348,34 @@ fn the_next_mount_clears_away_a_dead_one_whose_root_was_looked_at() {
 fn a_directory_that_was_made_for_a_killed_mount_goes_with_it() {
     let sandbox = with_snapshot();
     let place = directory(&sandbox, "cwd");
-    let mut command = sandbox.command(["mount"]);
-    let mut child = command.current_dir(&place).spawn().unwrap();
-    let made = || fs::read_dir(&place).unwrap().next().map(|e| e.unwrap().path());
-    eventually("it is mounted", || made().is_some_and(|d| is_mounted(&d)));
-    let at = made().unwrap();
-    let mount = Background { at: at.clone(), pid: child.id().into() };
-    eventually("it is listed", || list(&sandbox).len() == 1);
+    let begin = || {
+        let mut child = sandbox.command(["mount"]).current_dir(&place).spawn().unwrap();
+        let said = read_until(child.stdout.as_mut().unwrap(), b"\n");
+        let at = String::from_utf8(said).unwrap();
+        let at = PathBuf::from(at.trim_end().split_once(" at ").unwrap().1);
+        assert_eq!(at.parent(), Some(&*place.canonicalize().unwrap()));
+        (Background { at, pid: child.id().into() }, child)
+    };
+    let end = |mut child: std::process::Child| child.wait().unwrap();
+    let (mount, child) = begin();
     mount.signal(Signal::KILL);
-    child.wait().unwrap();
+    end(child);
+    let at = mount.at.clone();
+    assert!(is_mounted(&at));
     sandbox.run(["umount", at.to_str().unwrap()]).succeeds();
     assert!(!at.exists());
     assert_eq!(records(&sandbox), [""; 0]);
+
+    // Or with the next one that is begun there.
+    let killed = begin();
+    killed.0.signal(Signal::KILL);
+    end(killed.1);
+    let next = begin();
+    let found: Vec<_> = fs::read_dir(&place).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(found, [&*next.0.at]);
+    next.0.signal(Signal::TERM);
+    end(next.1);
+    assert!(fs::read_dir(&place).unwrap().next().is_none());
 }
 
 #[test]
@@ -547,16 +564,7 @@ fn mount_and_fstab_find_the_helper() {
     "#;
     let mut command = Command::new("unshare");
     command
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            &script,
-            "sh",
-            env!("CARGO_BIN_EXE_plakar"),
-        ])
+        .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_plakar")])
         .args([&store, &at])
         .arg(&options)
         .env_clear()
@@ -592,4 +600,18 @@ fn mount_and_fstab_find_the_helper() {
         "{outcome}"
     );
     assert!(outcome.stderr.contains("frobnicate") && outcome.stderr.contains("/no/store"), "{outcome}");
+}
+
+#[test]
+fn systemd_takes_the_unit() {
+    let Ok(version) = Command::new("systemd-analyze").arg("--version").output() else { return };
+    assert!(version.status.success());
+    let place = tempfile::tempdir().unwrap();
+    let unit =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/systemd/plakar-mount@.service"));
+    // It looks whether the program is there.
+    let unit = unit.unwrap().replace("/usr/bin/plakar", env!("CARGO_BIN_EXE_plakar"));
+    let file = place.path().join("plakar-mount@mnt-backups.service");
+    fs::write(&file, unit).unwrap();
+    run_tool("systemd-analyze", [OsStr::new("verify"), file.as_os_str()]);
 }

@@ -250,6 +250,17 @@ pub fn umount(mountpoint: &Path, state: &Path, how: Unmount) -> Result<(), Mount
     }
 }
 
+/// Takes away what killed mounts have left in a directory where their mountpoints were made, with these.
+pub fn sweep(state: &Path, directory: &Path) -> io::Result<()> {
+    for record in registry::left_in(state, directory)? {
+        if let Err(e) = clear_dead(&record.mountpoint) {
+            tracing::warn!(%e, "a mount whose process has gone is still there");
+        }
+        registry::clear(state, &record);
+    }
+    Ok(())
+}
+
 fn has_ended(record: &Record, patience: Duration) -> bool {
     let begun = Instant::now();
     while record.is_running() {

@@ -210,8 +210,11 @@ pub(crate) fn unmount(at: &Path, how: Unmount) -> io::Result<()> {
 }
 
 fn unmount_by_helper(at: &Path, how: Unmount) -> io::Result<()> {
-    if how == Unmount::Force {
-        abort(at)?;
+    if how == Unmount::Force
+        && let Err(e) = abort(at)
+    {
+        // It ends with its process all the same.
+        tracing::debug!(%e, "the connection cannot be given up");
     }
     let options: &[&str] = if how == Unmount::IfUnused { &["-u", "--"] } else { &["-u", "-z", "--"] };
     let output = helper().args(options).arg(at).stdin(Stdio::null()).output().map_err(no_helper)?;
@@ -228,8 +231,7 @@ fn unmount_by_helper(at: &Path, how: Unmount) -> io::Result<()> {
 /// Gives up the connection of a mount: whoever waits for it gets an error. Its user may do that as well as root.
 fn abort(at: &Path) -> io::Result<()> {
     let Some(mounted) = mounted_at(at)? else { return Ok(()) };
-    let file = format!("/sys/fs/fuse/connections/{}/abort", mounted.device.1);
-    std::fs::write(&file, "1").map_err(|e| io::Error::new(e.kind(), format!("{file}: {e}")))
+    std::fs::write(format!("/sys/fs/fuse/connections/{}/abort", mounted.device.1), "1")
 }
 
 /// What a mount says when it is asked.
@@ -248,7 +250,7 @@ pub(crate) enum Answer {
 pub(crate) fn ask(at: &Path) -> Answer {
     let (said, answer) = mpsc::channel();
     let at = at.to_owned();
-    std::thread::spawn(move || said.send(rustix::fs::statfs(&at)));
+    std::thread::spawn(move || said.send(rustix::fs::statfs(&at).map(drop)));
     match answer.recv_timeout(ANSWER) {
         Err(_elapsed) => Answer::Silent,
         Ok(Err(e)) if is_dead(&e.into()) => Answer::Dead,

@@ -148,7 +148,8 @@ pub(crate) async fn run(context: &AppContext, args: MountArgs) -> anyhow::Result
     };
     match session.await {
         Ok((session, log, pid_file)) => {
-            let registration = register(context, &args, &session, |r| r.log = Some(log));
+            let registration =
+                register(context, &args, &session, |r| r.log = Some(log.to_string_lossy().into_owned()));
             // The directory it was called in must not be kept busy.
             std::env::set_current_dir("/")?;
             if let Err(e) = readiness.ready() {
@@ -210,6 +211,10 @@ fn mountpoint(context: &AppContext, args: &MountArgs) -> anyhow::Result<(PathBuf
     }
     if args.background {
         return Err(Failure::usage("-background needs -to DIR", Some(&["mount".into()])).into());
+    }
+    let here = std::env::current_dir()?;
+    if let Err(e) = daemon::sweep(&context.dirs()?.state, &here) {
+        tracing::warn!(%e, "cannot look for what killed mounts have left");
     }
     let path = PathBuf::from(format!("plakar-{}", time::compact(jiff::Timestamp::now())));
     std::fs::create_dir(&path)
@@ -277,7 +282,10 @@ fn register(
     add: impl FnOnce(&mut Record),
 ) -> Option<Registration> {
     let state = context.dirs().ok()?.state;
-    let mut record = Record::new(session.mountpoint(), context.store().ok()?.location());
+    let store = context.store().ok()?;
+    // Who reads the list may be somewhere else.
+    let location = store.local_path().map_or_else(|| store.location(), |p| p.display().to_string());
+    let mut record = Record::new(session.mountpoint(), location);
     record.shows = args.snapshot.as_ref().map(|s| s.to_string_lossy().into_owned());
     add(&mut record);
     let fs = session.file_system().clone();

@@ -15,16 +15,13 @@ impl PidFile {
     /// # Errors
     /// It cannot be written; or something else stands there than a number, which is not overwritten.
     pub fn create(path: &Path) -> io::Result<Self> {
-        match fs::OpenOptions::new().read(true).open(path) {
-            Ok(file) => {
-                let mut text = String::new();
-                let read = file.take(32).read_to_string(&mut text);
-                if read.is_err() || !text.trim().bytes().all(|b| b.is_ascii_digit()) {
-                    return Err(io::Error::new(
-                        io::ErrorKind::AlreadyExists,
-                        "it is no file of a process's number",
-                    ));
-                }
+        match fs::metadata(path) {
+            Ok(m) if m.is_file() && is_number(path)? => {}
+            Ok(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "something else than a process's number stands there",
+                ));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
@@ -40,6 +37,13 @@ impl PidFile {
         }
         Ok(Self(path.to_owned()))
     }
+}
+
+/// Whether a file holds a number, or nothing.
+fn is_number(path: &Path) -> io::Result<bool> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(32).read_to_end(&mut bytes)?;
+    Ok(bytes.trim_ascii().iter().all(u8::is_ascii_digit))
 }
 
 impl Drop for PidFile {
@@ -80,6 +84,7 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), content);
         }
         assert!(PidFile::create(&place.path().join("absent/pid")).is_err());
+        assert!(PidFile::create(place.path()).is_err());
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
     }
 }

@@ -33,7 +33,7 @@ pub struct Record {
     pub mounted: i64,
     /// Its log, if it has one of its own.
     #[serde(default)]
-    pub log: Option<PathBuf>,
+    pub log: Option<String>,
     /// Whether the directory was made for it and goes with it.
     #[serde(default)]
     pub directory_made: bool,
@@ -117,22 +117,37 @@ pub enum State {
     Dead,
 }
 
-/// The mounts of this user, by mountpoint, each with how it is. None is waited for longer than two seconds.
-///
-/// Records of processes that have gone without leaving anything are removed.
-pub fn list(state: &Path) -> io::Result<Vec<(Record, State)>> {
+/// All records, each with its file.
+fn records(state: &Path) -> io::Result<Vec<(PathBuf, Record)>> {
     let files = match std::fs::read_dir(directory(state)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         files => files?,
     };
-    let mounted = mounts::table()?;
-    let mut found = Vec::new();
+    let mut records = Vec::new();
     for file in files {
         let path = file?.path();
-        if path.extension().is_none_or(|e| e != "json") {
-            continue;
+        if path.extension().is_some_and(|e| e == "json")
+            && let Some(record) = read_file(&path)
+        {
+            records.push((path, record));
         }
-        let Some(record) = read_file(&path) else { continue };
+    }
+    Ok(records)
+}
+
+/// Those whose process has gone and whose directory was made for them in `place`.
+pub(super) fn left_in(state: &Path, place: &Path) -> io::Result<Vec<Record>> {
+    let left = |r: &Record| r.directory_made && r.mountpoint.parent() == Some(place) && !r.is_running();
+    Ok(records(state)?.into_iter().map(|(_, record)| record).filter(left).collect())
+}
+
+/// The mounts of this user, by mountpoint, each with how it is. None is waited for longer than two seconds.
+///
+/// Records of processes that have gone without leaving anything are removed.
+pub fn list(state: &Path) -> io::Result<Vec<(Record, State)>> {
+    let mounted = mounts::table()?;
+    let mut found = Vec::new();
+    for (path, record) in records(state)? {
         let stands = mounted.iter().any(|m| is_at(m, &record.mountpoint));
         match (record.is_running(), stands) {
             (false, false) => forget(&path, &record),

@@ -77,7 +77,7 @@ fn object(record: &Record, state: &State) -> Value {
     if let Some(map) = out.as_object_mut() {
         map.insert("shows".into(), record.shows.as_deref().unwrap_or(ALL).into());
         map.insert("state".into(), word(state).into());
-        map.insert("log".into(), record.log.as_ref().map(|l| l.to_string_lossy().into_owned()).into());
+        map.insert("log".into(), record.log.clone().into());
         map.insert("status".into(), status);
     }
     out
