@@ -290,7 +290,11 @@ fn a_list_tells_how_each_mount_is() {
     assert_eq!(listed[0]["store"], sandbox.store().to_str().unwrap());
     assert_eq!(listed[0]["shows"], "latest");
     assert_eq!(listed[0]["process"], alive.pid);
-    assert!(listed[0]["status"]["memory_cache_bytes"].as_u64() > Some(0), "{listed:?}");
+    let status = &listed[0]["status"];
+    assert!(
+        status["frames"]["data_bytes"].as_u64() > Some(0) && status["requests"]["reads"] == 1,
+        "{status}"
+    );
     assert!(listed[0]["log"].as_str().unwrap().ends_with(".log"));
     let shown = sandbox.run(["mount", "-list"]).succeeds().says(&["umount DIR", "umount -force DIR"]);
     let lines: Vec<_> = shown.text().lines().collect();

@@ -33,8 +33,8 @@ use crate::{json, location, text, time};
 /// It runs until Ctrl-C, `plakar umount DIR` or `umount DIR`. With -background it goes on by itself, and logs to a file
 /// in ~/.local/state/plakar/mounts unless -log-file names another.
 ///
-/// With -list, what is mounted: since when, whether it is alive, its process, what it holds in memory and on disk,
-/// requests so far, the store, which part of it, and where.
+/// With -list, what is mounted: since when (UTC), whether it is alive, its process, what it holds in memory, requests so
+/// far, the store, which part of it, and where.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  plakar mount -to /mnt/backups\n  plakar mount -to /mnt/backups -background -tag daily\n  plakar mount -to /mnt/home latest:home/me\n  plakar mount -list"

@@ -22,10 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest answer.
 const LONGEST: u64 = 1 << 20;
 
-/// How a filesystem is, in numbers: the one place where that object is made. Sizes are bytes and end in `bytes`.
+/// How a filesystem is, in numbers: the one place where that object is made. It is that of `.plakar/statistics.json`.
 pub fn of(fs: &SnapshotFs) -> Value {
-    let (data, meta) = fs.frames().memory().bytes();
-    json!({ "inodes": fs.held_inodes(), "memory_cache_bytes": data + meta })
+    json!(fs.status())
 }
 
 /// Answers until it is dropped.

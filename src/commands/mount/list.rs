@@ -48,21 +48,26 @@ fn word(state: &State) -> &'static str {
     }
 }
 
-/// `2026-11-20T22:26:57Z alive           12345  12.3 MiB      0 B       1,234 /srv/store all /mnt/backups`, where `-`
-/// stands for what is not known.
+/// `2026-11-20T22:26:57Z alive           12345  12.3 MiB       1,234 /srv/store all /mnt/backups`, where `-` stands for
+/// what is not known.
 fn line(record: &Record, state: &State) -> String {
-    let number = |key: &str, show: fn(u64) -> String| match state {
-        State::Alive(status) => status.get(key).and_then(Value::as_u64).map_or_else(|| "-".into(), show),
-        _ => "-".into(),
+    let status = match state {
+        State::Alive(status) => status,
+        _ => &Value::Null,
     };
+    let number = |at: &str| status.pointer(at).and_then(Value::as_u64);
+    let memory =
+        number("/frames/data_bytes").zip(number("/frames/meta_bytes")).map(|(a, b)| text::size(a + b));
+    let requests = status.get("requests").and_then(Value::as_object);
+    let requests = requests.map(|kinds| text::count(kinds.values().filter_map(Value::as_u64).sum()));
+    let or_dash = |shown: Option<String>| shown.unwrap_or_else(|| "-".into());
     format!(
-        "{} {:13} {:>7} {:>9} {:>9} {:>9} {} {} ",
+        "{} {:13} {:>7} {:>9} {:>9} {} {} ",
         time::show(record.mounted),
         word(state),
         record.pid,
-        number("memory_cache_bytes", text::size),
-        number("disk_cache_bytes", text::size),
-        number("requests", text::count),
+        or_dash(memory),
+        or_dash(requests),
         text::shell_word(&text::printable(record.store.as_bytes())),
         text::shell_word(&text::printable(record.shows.as_deref().unwrap_or(ALL).as_bytes())),
     )
@@ -91,15 +96,18 @@ mod tests {
     #[test]
     fn a_line_looks_like_this() {
         let record = Record { pid: 12345, mounted: 1_795_213_617, ..Record::new("/mnt", "/srv/my store") };
-        let alive = State::Alive(json!({ "memory_cache_bytes": 12_900_000, "requests": 1234 }));
+        let alive = State::Alive(json!({
+            "frames": { "data_bytes": 12_000_000, "meta_bytes": 900_000 },
+            "requests": { "reads": 1000, "lookups": 234 },
+        }));
         assert_eq!(
             line(&record, &alive),
-            "2026-11-20T22:26:57Z alive           12345  12.3 MiB         -     1,234 '/srv/my store' all "
+            "2026-11-20T22:26:57Z alive           12345  12.3 MiB     1,234 '/srv/my store' all "
         );
         let part = Record { shows: Some("latest:etc".into()), ..record };
         assert_eq!(
             line(&part, &State::Silent),
-            "2026-11-20T22:26:57Z not answering   12345         -         -         - '/srv/my store' latest:etc "
+            "2026-11-20T22:26:57Z not answering   12345         -         - '/srv/my store' latest:etc "
         );
     }
 }
