@@ -20,13 +20,14 @@ use crate::report::Failure;
 const NAMES: [&str; 2] = ["mount.plakar", "mount.fuse.plakar"];
 
 /// Options of `plakar mount` with a value, `_` for `-`.
-const VALUES: [&str; 24] = [
+const VALUES: [&str; 25] = [
     "keyfile",
     "passphrase_cmd",
     "cachedir",
     "configdir",
     "datadir",
     "cache_size",
+    "disk_cache_size",
     "owner",
     "uid",
     "gid",
@@ -388,7 +389,7 @@ mod tests {
     #[test]
     fn every_option_is_one_of_the_command() {
         let values = VALUES.map(|name| match name {
-            "uid" | "gid" | "umask" | "cache_size" => format!("{name}=0"),
+            "uid" | "gid" | "umask" | "cache_size" | "disk_cache_size" => format!("{name}=0"),
             "owner" => "owner=1:2".into(),
             "xattr" => "xattr=on".into(),
             "before" | "since" => format!("{name}=2d"),

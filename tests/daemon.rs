@@ -317,6 +317,22 @@ fn a_list_tells_how_each_mount_is() {
 }
 
 #[test]
+fn the_disk_cache_is_as_large_as_was_asked_for() {
+    let sandbox = with_snapshot();
+    let at = directory(&sandbox, "mnt");
+    {
+        let mount = Background::new(&sandbox, &at, &["-disk-cache-size", "8MiB"]);
+        assert_eq!(mount.read(), b"public");
+        let cache = || list(&sandbox)[0]["status"]["disk_cache"].clone();
+        assert_eq!(cache()["limit_bytes"], 8 << 20);
+        eventually("what was read is kept", || cache()["held_bytes"].as_u64() > Some(0));
+    }
+    let mount = Background::new(&sandbox, &at, &["-disk-cache-size", "0"]);
+    assert_eq!(mount.read(), b"public");
+    assert_eq!(list(&sandbox)[0]["status"]["disk_cache"], Value::Null);
+}
+
+#[test]
 fn whoever_waits_for_a_mount_that_does_not_answer_is_freed_by_force() {
     let sandbox = with_snapshot();
     let at = directory(&sandbox, "mnt");

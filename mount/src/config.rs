@@ -97,6 +97,9 @@ pub struct FsConfig {
     pub xattrs: Xattrs,
     /// Memory for clear frames and decoded directories.
     pub cache_bytes: u64,
+    /// Disk for frames as they are stored, shared with whoever else uses the same store here; `None`: as much as the
+    /// engine takes for best, zero: none.
+    pub disk_cache_bytes: Option<u64>,
     /// Longest wait for the store; then the request fails.
     pub deadline: Duration,
 }
@@ -112,6 +115,7 @@ impl Default for FsConfig {
             umask: 0,
             xattrs: Xattrs::Auto,
             cache_bytes: DEFAULT_CACHE_BYTES,
+            disk_cache_bytes: None,
             deadline: DEFAULT_DEADLINE,
         }
     }

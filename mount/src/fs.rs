@@ -116,6 +116,14 @@ impl SnapshotFs {
     /// The catalogue cannot be read; or one snapshot was asked for and it or its path cannot be found.
     pub async fn open(repository: Arc<Repository>, config: FsConfig) -> Result<Arc<Self>> {
         let runtime = Handle::current();
+        match config.disk_cache_bytes {
+            Some(bytes) => repository.use_disk_cache(bytes)?,
+            None => {
+                if let Err(e) = repository.use_disk_cache(repository.default_disk_cache()) {
+                    tracing::warn!(error = report(&e), "frames are not cached on this machine");
+                }
+            }
+        }
         let catalog = repository.catalog().await?;
         for (id, e) in &catalog.broken {
             tracing::warn!(snapshot = %id, error = report(e), "a snapshot cannot be read and is not shown");

@@ -33,8 +33,8 @@ use crate::{json, location, text, time};
 /// It runs until Ctrl-C, `plakar umount DIR` or `umount DIR`. With -background it goes on by itself, and logs to a file
 /// in ~/.local/state/plakar/mounts unless -log-file names another.
 ///
-/// With -list, what is mounted: since when (UTC), whether it is alive, its process, what it holds in memory, requests so
-/// far, the store, which part of it, and where.
+/// With -list, what is mounted: since when (UTC), whether it is alive, its process, what it holds in memory and on disk,
+/// requests so far, the store, which part of it, and where.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  plakar mount -to /mnt/backups\n  plakar mount -to /mnt/backups -background -tag daily\n  plakar mount -to /mnt/home latest:home/me\n  plakar mount -list"
@@ -79,6 +79,9 @@ pub(crate) struct MountArgs {
     /// Memory for what was read last: 96MiB, 1G, …
     #[arg(long, value_name = "SIZE", value_parser = text::parse_size)]
     cache_size: Option<u64>,
+    /// Disk for what was read, still encrypted; 0 for none; by default 1 GiB for a store that is far away
+    #[arg(long, value_name = "SIZE", value_parser = text::parse_size)]
+    disk_cache_size: Option<u64>,
     /// List what is mounted
     #[arg(long, conflicts_with_all = ["to", "background", "snapshot"])]
     list: bool,
@@ -191,17 +194,12 @@ fn pid_file(args: &MountArgs) -> anyhow::Result<Option<PidFile>> {
     let Some(file) = &args.pid_file else { return Ok(None) };
     // It is removed when this process is somewhere else.
     let file = std::path::absolute(file)?;
-    let failure = |_: &std::io::Error| {
+    let written = PidFile::create(&file).map_err(|e| {
         let failure = Failure::new(format!("cannot write the process's number to {}", file.display()));
-        failure.with_hint("name a file that is not there yet, in a directory that is, with -pid-file")
-    };
-    match PidFile::create(&file) {
-        Ok(written) => Ok(Some(written)),
-        Err(e) => {
-            let context = failure(&e);
-            Err(anyhow::Error::new(e).context(context))
-        }
-    }
+        let hint = "name a file that is not there yet, in a directory that is, with -pid-file";
+        anyhow::Error::new(e).context(failure.with_hint(hint))
+    });
+    written.map(Some)
 }
 
 /// Where to mount, and the directory to remove afterwards.
@@ -246,6 +244,7 @@ async fn mount(
     if let Some(bytes) = args.cache_size {
         config.fs.cache_bytes = bytes;
     }
+    config.fs.disk_cache_bytes = args.disk_cache_size;
     match &args.snapshot {
         Some(argument) => {
             let (snapshot, path) = find(argument, &catalog, &filter)?;

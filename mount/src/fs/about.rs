@@ -11,6 +11,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use plakar_engine::cache::frames::FrameCacheStats;
 use plakar_engine::meta::Timestamp;
 use plakar_engine::repository::reader::Purpose;
 use plakar_engine::snapshot::Snapshot;
@@ -53,6 +54,9 @@ pub struct Status {
     pub pushed_bytes: u64,
     /// Frames: pieces of the store, fetched and decoded whole.
     pub frames: FrameCounts,
+    /// The cache of frames on this machine's disk, where it is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_cache: Option<FrameCacheStats>,
 }
 
 /// Requests by kind.
@@ -121,6 +125,7 @@ impl SnapshotFs {
             pushed_files: a.pushed_files.read(),
             pushed_bytes: a.pushed_bytes.read(),
             frames: self.frames.counts(),
+            disk_cache: self.repository.disk_cache_stats(),
         }
     }
 

@@ -48,8 +48,8 @@ fn word(state: &State) -> &'static str {
     }
 }
 
-/// `2026-11-20T22:26:57Z alive           12345  12.3 MiB       1,234 /srv/store all /mnt/backups`, where `-` stands for
-/// what is not known.
+/// `2026-11-20T22:26:57Z alive           12345  12.3 MiB         -     1,234 /srv/store all /mnt/backups`, where `-`
+/// stands for what is not known or not used.
 fn line(record: &Record, state: &State) -> String {
     let status = match state {
         State::Alive(status) => status,
@@ -58,15 +58,17 @@ fn line(record: &Record, state: &State) -> String {
     let number = |at: &str| status.pointer(at).and_then(Value::as_u64);
     let memory =
         number("/frames/data_bytes").zip(number("/frames/meta_bytes")).map(|(a, b)| text::size(a + b));
+    let disk = number("/disk_cache/held_bytes").map(text::size);
     let requests = status.get("requests").and_then(Value::as_object);
     let requests = requests.map(|kinds| text::count(kinds.values().filter_map(Value::as_u64).sum()));
     let or_dash = |shown: Option<String>| shown.unwrap_or_else(|| "-".into());
     format!(
-        "{} {:13} {:>7} {:>9} {:>9} {} {} ",
+        "{} {:13} {:>7} {:>9} {:>9} {:>9} {} {} ",
         time::show(record.mounted),
         word(state),
         record.pid,
         or_dash(memory),
+        or_dash(disk),
         or_dash(requests),
         text::shell_word(&text::printable(record.store.as_bytes())),
         text::shell_word(&text::printable(record.shows.as_deref().unwrap_or(ALL).as_bytes())),
@@ -98,16 +100,17 @@ mod tests {
         let record = Record { pid: 12345, mounted: 1_795_213_617, ..Record::new("/mnt", "/srv/my store") };
         let alive = State::Alive(json!({
             "frames": { "data_bytes": 12_000_000, "meta_bytes": 900_000 },
+            "disk_cache": { "held_bytes": 1024 },
             "requests": { "reads": 1000, "lookups": 234 },
         }));
         assert_eq!(
             line(&record, &alive),
-            "2026-11-20T22:26:57Z alive           12345  12.3 MiB     1,234 '/srv/my store' all "
+            "2026-11-20T22:26:57Z alive           12345  12.3 MiB   1.0 KiB     1,234 '/srv/my store' all "
         );
         let part = Record { shows: Some("latest:etc".into()), ..record };
         assert_eq!(
             line(&part, &State::Silent),
-            "2026-11-20T22:26:57Z not answering   12345         -         - '/srv/my store' latest:etc "
+            "2026-11-20T22:26:57Z not answering   12345         -         -         - '/srv/my store' latest:etc "
         );
     }
 }
