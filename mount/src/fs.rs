@@ -44,6 +44,7 @@ pub use attr::{Attr, BLOCK_SIZE};
 pub use contents::Seek;
 pub use inodes::ROOT;
 pub use listing::{Batch, Item};
+pub use neighbours::{Following, Given};
 
 /// Longest name that the kernel's protocol carries.
 const MAX_NAME: usize = 1024;

@@ -60,33 +60,30 @@ impl Stream {
     }
 }
 
-/// Somebody who goes from frame to frame of a packfile.
+/// Somebody who goes from frame to frame of a packfile: not always to the next one, since files and directories are
+/// read in another order than they are stored in, but to one that is near those before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Walker {
-    /// The frame he was in.
-    at: u64,
-    /// Frames to ask for.
-    window: u64,
-    /// Asked for up to here.
-    asked: u64,
+    /// The frames he was in last.
+    last: [u64; 6],
+    seen: usize,
 }
 
 impl Walker {
-    /// Takes the number of a frame; gives those to ask for.
-    fn step(&mut self, at: u64, largest: u64) -> Option<Range<u64>> {
-        if at == self.at && self.asked > 0 {
-            return None;
+    /// How far a frame may lie from another to count as near.
+    const NEAR: u64 = 8;
+
+    /// Takes the number of a frame; gives how many to ask for behind it.
+    fn step(&mut self, at: u64) -> u64 {
+        let known = self.seen.min(self.last.len());
+        if self.last[..known].contains(&at) {
+            return 0;
         }
-        let goes_on = self.asked > 0 && (self.at..=self.at + 1 + self.window).contains(&at);
-        if !goes_on {
-            *self = Self { at, window: 0, asked: at + 1 };
-            return None;
-        }
-        self.at = at;
-        self.window = (self.window * 2).clamp(1, largest);
-        let (from, to) = (self.asked.max(at + 1), at + 1 + self.window);
-        self.asked = self.asked.max(to);
-        (from < to).then_some(from..to)
+        let near = self.last[..known].iter().filter(|l| l.abs_diff(at) <= Self::NEAR).count() as u64;
+        self.last[self.seen % self.last.len()] = at;
+        self.seen += 1;
+        // One neighbour may be chance.
+        near.saturating_sub(1)
     }
 }
 
@@ -129,16 +126,15 @@ impl Readahead {
 
     /// Notes that a small file that begins with a blob is read.
     pub(crate) fn note_small(&self, id: &BlobId) {
-        let largest = (self.largest >> 20).max(1);
-        let Ok((at, frames)) = self.vfs.repository().stored_from(id, largest as usize + 1) else { return };
-        let Some(packfile) = frames.first().map(|f| f.packfile) else { return };
+        let Ok((at, first)) = self.vfs.repository().stored_from(id, 1) else { return };
+        let Some(packfile) = first.first().map(|f| f.packfile) else { return };
         let mut walker = self.walkers.get(&packfile).unwrap_or_default();
-        let wanted = walker.step(at, largest);
+        let count = walker.step(at).min(self.largest >> 20) as usize;
         self.walkers.insert(packfile, walker);
-        if let Some(wanted) = wanted {
-            let there = frames.len();
-            let (from, to) = ((wanted.start - at) as usize, (wanted.end - at) as usize);
-            self.frames.prefetch(&frames[from.min(there)..to.min(there)]);
+        if count > 0
+            && let Ok((_, frames)) = self.vfs.repository().stored_from(id, count + 1)
+        {
+            self.frames.prefetch(frames.get(1..).unwrap_or_default());
         }
     }
 }

@@ -71,14 +71,21 @@ impl SnapshotFs {
             return Ok(Bytes::new());
         }
         self.readahead.note(ino, &range, entry.meta.size, contents);
-        if range.start == 0
+        if range.start == 0 {
+            self.note_small(entry);
+        }
+        let bytes = self.folders.vfs().read(entry, range, Purpose::OnDemand);
+        self.within(dir, Some(&entry.name), bytes).await
+    }
+
+    /// Notes that a file is read from its beginning, or will be: what is stored behind it may be wanted next.
+    pub(super) fn note_small(&self, entry: &Entry) {
+        if let Detail::Regular(contents) = &entry.detail
             && contents.level == 0
             && let Some(first) = contents.items.iter().find_map(|e| e.id)
         {
             self.readahead.note_small(&first);
         }
-        let bytes = self.folders.vfs().read(entry, range, Purpose::OnDemand);
-        self.within(dir, Some(&entry.name), bytes).await
     }
 
     /// The next data or hole of a regular file at or after an offset.

@@ -2,19 +2,22 @@
 //!
 //! Whoever reads one file of a directory most often reads the next ones too, and their bytes lie in the frame that has
 //! just been decoded. What a small file costs is not its bytes but the kernel's message that asks for them: so an
-//! adapter that can put contents into the kernel's page cache asks here, after each answer, what it may put there.
+//! adapter that can put contents into the kernel's page cache asks here what it may put there.
 //!
 //! At first only what is in memory is given, and little of it: it costs no more than a copy. A reader who goes on gets
-//! more with each step, and the frames that come next are loaded ahead of him.
+//! more with each step, and frames are loaded for him. Somebody who lists directory after directory and reads the files
+//! of each gets them with the listing; that ends when listings are no longer followed by reading.
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use moka::sync::Cache;
 use plakar_engine::crypto::Class;
-use plakar_engine::repository::reader::{FrameRef, Purpose};
+use plakar_engine::repository::reader::{FrameKey, FrameRef, FrameSource, Purpose};
 use plakar_engine::tree::{Detail, Entry};
 
 use super::SnapshotFs;
@@ -24,107 +27,173 @@ use super::tree::Dir;
 
 /// Files above this are not given: reading them takes few messages for their bytes.
 const LARGEST: u64 = 256 << 10;
-/// Files given in the first step, in any step, and their bytes.
+/// Files given in the first step, and in any.
 const FIRST: u32 = 32;
 const MOST: u32 = 256;
-const BYTES: u64 = 1 << 20;
+/// Bytes given in one step.
+const BYTES: u64 = 2 << 20;
 /// Readers that are remembered, and how long.
 const READERS: u64 = 4096;
 const MEMORY: Duration = Duration::from_secs(10);
+/// How sure it is that a listing will be followed by reading: what reading in a new directory adds, what a listing
+/// takes away, from where on files are given with a listing, and the most.
+const READ_ADDS: u32 = 4;
+const SURE: u32 = 8;
+const SUREST: u32 = 24;
 
 /// Where a reader of a directory's files is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Walk {
     /// Positions that were given.
-    given: Range32,
+    given: Range<u32>,
     /// Files of the next step.
     step: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Range32 {
-    start: u32,
-    end: u32,
-}
-
 /// The readers, by directory.
 #[derive(Debug)]
-pub(crate) struct Walks(Cache<u64, Walk>);
+pub(crate) struct Walks {
+    walks: Cache<u64, Walk>,
+    /// How sure it is that a listing will be followed by reading.
+    sure: AtomicU32,
+}
 
 impl Default for Walks {
     fn default() -> Self {
-        Self(Cache::builder().max_capacity(READERS).time_to_idle(MEMORY).build())
+        let walks = Cache::builder().max_capacity(READERS).time_to_idle(MEMORY).build();
+        Self { walks, sure: AtomicU32::new(0) }
     }
 }
 
 impl Walks {
-    /// Takes a file that was read; gives how many to look at from there on, and whether the reader has gone on from
-    /// what he was given before. `None` when this one was already given, or is about to be.
+    /// Takes a file that was read; gives how many to look at from there on, and whether it is likely that they will be
+    /// read. `None` when this one was already given, or is about to be.
     fn step(&self, dir: u64, position: u32) -> Option<(u32, bool)> {
-        let before = self.0.get(&dir);
-        if before.is_some_and(|w| (w.given.start..w.given.end).contains(&position)) {
+        let before = self.walks.get(&dir);
+        if before.as_ref().is_some_and(|w| w.given.contains(&position)) {
             return None;
         }
-        let goes_on = before.is_some_and(|w| position >= w.given.end && position - w.given.end <= w.step);
-        let files = before.filter(|_| goes_on).map_or(FIRST, |w| (w.step * 2).min(MOST));
-        // Until it is known how far it goes, all that comes counts as given.
-        let given = Range32 { start: position, end: u32::MAX };
-        self.0.insert(dir, Walk { given, step: files });
-        Some((files, goes_on))
+        if before.is_none() {
+            self.change_sure(|s| (s + READ_ADDS).min(SUREST));
+        }
+        let goes_on = |w: &Walk| position >= w.given.end && position - w.given.end <= w.step;
+        let before = before.filter(goes_on);
+        let files = before.as_ref().map_or(FIRST, |w| (w.step * 2).min(MOST));
+        self.about_to_give(dir, position, files);
+        Some((files, before.is_some() || self.sure.load(Ordering::Relaxed) >= SURE))
+    }
+
+    /// Takes a directory that is listed from its beginning; whether its first files shall be given at once.
+    fn listed(&self, dir: u64) -> bool {
+        let sure = self.change_sure(|s| s.saturating_sub(1)) >= SURE;
+        let give = sure && !self.walks.contains_key(&dir);
+        if give {
+            self.about_to_give(dir, 0, FIRST);
+        }
+        give
+    }
+
+    /// Until it is known how far a step goes, all that comes counts as given.
+    fn about_to_give(&self, dir: u64, from: u32, step: u32) {
+        self.walks.insert(dir, Walk { given: from..u32::MAX, step });
     }
 
     fn given(&self, dir: u64, files: Range<u32>, step: u32) {
-        let given = Range32 { start: files.start, end: files.end };
-        self.0.insert(dir, Walk { given, step });
+        self.walks.insert(dir, Walk { given: files, step });
+    }
+
+    /// Changes how sure it is; gives what it was.
+    fn change_sure(&self, change: impl Fn(u32) -> u32) -> u32 {
+        let changed = self.sure.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |s| Some(change(s)));
+        changed.unwrap_or_else(|was| was)
     }
 }
 
-/// What may be given after a read.
+/// Files that may be given, one by one.
 #[derive(Debug)]
 pub struct Following {
     dir: Arc<Dir>,
-    position: u32,
-    files: u32,
-    goes_on: bool,
+    /// From here on; what was read itself is left out.
+    first: u32,
+    at: u32,
+    end: u32,
+    bytes: u64,
+    /// Files of the step.
+    step: u32,
+    /// Whether frames are loaded for it.
+    eager: bool,
+    run: Option<Run>,
+    frame: Option<FrameKey>,
+}
+
+/// The next of the files that may be given.
+#[derive(Debug)]
+pub enum Given {
+    /// A whole file, with its inode number, which somebody holds or has held.
+    File(u64, Bytes),
+    /// Frames have to be loaded first: see [`SnapshotFs::load`].
+    Away(Vec<FrameRef>),
+    /// There is no other.
+    End,
 }
 
 impl SnapshotFs {
-    /// Whether something may follow the file that was just read.
+    /// What may follow a file that was just read.
     pub fn following(&self, ino: u64) -> Option<Following> {
         let Ok(Inode::Leaf(dir, position)) = self.inodes.inode(ino) else { return None };
-        let (files, goes_on) = self.walks.step(dir.identity.first_number(), position)?;
-        Some(Following { dir, position, files, goes_on })
+        let (step, eager) = self.walks.step(dir.identity.first_number(), position)?;
+        Some(Following::new(dir, position, position + 1, step, eager))
     }
 
-    /// Whole files with their inode numbers, which somebody holds: those that the reader will most likely want next.
-    pub async fn files_following(&self, after: Following) -> Vec<(u64, Bytes)> {
-        let Following { dir, position, files, goes_on } = after;
-        let mut out = Vec::new();
-        let mut end = position + 1;
-        if let Ok(run) = self.run(&dir, position).await {
-            let mut wanted = Vec::new();
-            let mut bytes = 0;
-            let last = (position + 1).saturating_add(files);
-            while end < last && bytes < BYTES {
-                let Some(entry) = run.at(end) else { break };
-                let Some(frames) = self.frames_of_small(entry) else {
-                    end += 1;
-                    continue;
-                };
-                let here = frames.iter().all(|f| self.frames.memory().holds(Class::Data, &f.key()));
-                if !here && !goes_on {
-                    break;
-                }
-                bytes += entry.meta.size;
-                wanted.push(end);
-                end += 1;
+    /// What may follow a directory that was just listed from its beginning.
+    pub fn following_listing(&self, ino: u64) -> Option<Following> {
+        let Ok(Inode::Directory(dir)) = self.inodes.inode(ino) else { return None };
+        self.walks.listed(dir.identity.first_number()).then(|| Following::new(dir, 0, 0, FIRST, true))
+    }
+
+    /// The next file, as far as it can be had without waiting.
+    pub fn give(&self, following: &mut Following) -> Given {
+        let given = self.next(following);
+        if matches!(given, Given::End) {
+            let Following { dir, first, at, step, .. } = following;
+            self.walks.given(dir.identity.first_number(), *first..*at, *step);
+        }
+        given
+    }
+
+    /// Loads frames that a [`Given::Away`] named. What cannot be read will be reported when it is asked for.
+    pub async fn load(&self, frames: &[FrameRef]) {
+        let _now_in_memory = self.frames.frames(frames, Purpose::Prefetch).await;
+    }
+
+    fn next(&self, f: &mut Following) -> Given {
+        if f.run.is_none() {
+            f.run = at_once(self.run(&f.dir, f.at)).and_then(Result::ok);
+        }
+        let Some(run) = f.run.clone() else { return Given::End };
+        while f.at < f.end && f.bytes < BYTES {
+            let Some(entry) = run.at(f.at) else { break };
+            let Some(frames) = self.frames_of_small(entry) else {
+                f.at += 1;
+                continue;
+            };
+            let away = |f: &&FrameRef| !self.frames.memory().holds(Class::Data, &f.key());
+            let missing: Vec<FrameRef> = frames.iter().filter(away).cloned().collect();
+            if !missing.is_empty() {
+                return if f.eager { Given::Away(missing) } else { Given::End };
             }
-            for position in wanted {
-                out.extend(self.whole(&dir, &run, position).await);
+            let frame = frames.first().map(FrameRef::key);
+            if f.frame != frame {
+                f.frame = frame;
+                self.note_small(entry);
+            }
+            f.bytes += entry.meta.size;
+            f.at += 1;
+            if let Some((ino, bytes)) = self.whole(&f.dir, entry, f.at - 1) {
+                return Given::File(ino, bytes);
             }
         }
-        self.walks.given(dir.identity.first_number(), position..end, files);
-        out
+        Given::End
     }
 
     /// The frames of a small file with contents.
@@ -140,12 +209,25 @@ impl SnapshotFs {
         Some(frames)
     }
 
-    /// A file's number and bytes, if it is held. What cannot be read will be reported when it is asked for.
-    async fn whole(&self, dir: &Dir, run: &Run, position: u32) -> Option<(u64, Bytes)> {
-        let entry = run.at(position)?;
+    /// A file's number and bytes, if its directory is held and its frames are in memory.
+    fn whole(&self, dir: &Dir, entry: &Entry, position: u32) -> Option<(u64, Bytes)> {
         let ino = self.inodes.held(&self.numbers.of_entry(dir, entry, position))?;
         let size = entry.meta.size;
-        let bytes = self.folders.vfs().read(entry, 0..size, Purpose::Prefetch).await.ok()?;
+        let bytes = at_once(self.folders.vfs().read(entry, 0..size, Purpose::Prefetch))?.ok()?;
         (bytes.len() as u64 == size).then_some((ino, bytes))
+    }
+}
+
+impl Following {
+    fn new(dir: Arc<Dir>, first: u32, at: u32, step: u32, eager: bool) -> Self {
+        Self { dir, first, at, end: at.saturating_add(step), bytes: 0, step, eager, run: None, frame: None }
+    }
+}
+
+/// What a future gives if it need not wait.
+fn at_once<T>(work: impl Future<Output = T>) -> Option<T> {
+    match std::pin::pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
     }
 }

@@ -118,7 +118,7 @@ impl Filesystem for Fuse {
             Ok(bytes) => {
                 reply.data(&bytes);
                 if offset == 0 {
-                    pusher.follow(&after, ino.0);
+                    pusher.after_read(&after, ino.0);
                 }
             }
             Err(e) => reply.error(errno(e)),
@@ -172,6 +172,7 @@ impl Filesystem for Fuse {
         self.send_directory(ino, offset, reply);
     }
 
+    // Only with attributes are the files held whose contents may be pushed.
     fn readdirplus(
         &self,
         _request: &Request,
@@ -181,6 +182,9 @@ impl Filesystem for Fuse {
         reply: ReplyDirectoryPlus,
     ) {
         self.send_directory(ino, offset, reply);
+        if offset == 0 {
+            self.pusher.after_listing(&self.fs, ino.0);
+        }
     }
 
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
