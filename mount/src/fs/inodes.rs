@@ -2,9 +2,9 @@
 //!
 //! A number is a keyed hash of (snapshot, path of the directory) with the entry's position in it in the low bits, or a
 //! hash of (snapshot, hard-link group and all that its names share): the same in every mount of the store, and never
-//! that of a node, which several snapshots share. As positions go up, programs that read a directory's files in the
-//! order of their numbers, as `cp` does, read them in the order in which they are stored. The hash has more bits than a
-//! number, and they are compared: two inodes never pass for one.
+//! that of a node, which several snapshots share. Positions go up, and directories have higher numbers than what stands
+//! beside them: so programs that go through a directory in the order of numbers, as `cp` does, read files in the order
+//! in which they are stored. The hash has more bits than a number, and they are compared: two inodes never pass for one.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Place;
@@ -26,17 +26,34 @@ const SHARDS: usize = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     hash: [u8; 32],
-    /// The low bits of a number that goes by position.
-    low: Option<u16>,
+    kind: Numbering,
 }
+
+/// How a number follows from the hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Numbering {
+    /// It is the hash.
+    Own,
+    /// A directory at a position: above all others.
+    Directory(u16),
+    /// Anything else at a position.
+    Leaf(u16),
+}
+
+/// What directories' numbers have and those of what stands beside them have not.
+const HIGH: u64 = 1 << 63;
 
 impl Identity {
     /// Its number. `attempt` is 0 but after a collision.
     fn number(&self, attempt: u8) -> u64 {
         let at = usize::from(attempt) % 3 * 8;
         let bytes: [u8; 8] = self.hash[at..at + 8].try_into().unwrap_or_default();
-        let number = u64::from_le_bytes(bytes);
-        let number = self.low.map_or(number, |low| (number & !0xffff) | u64::from(low));
+        let hash = u64::from_le_bytes(bytes);
+        let number = match self.kind {
+            Numbering::Own => hash,
+            Numbering::Directory(low) => hash & !0xffff | u64::from(low) | HIGH,
+            Numbering::Leaf(low) => hash & !(0xffff | HIGH) | u64::from(low),
+        };
         // The kernel takes 0 for "none" and 1 for the root.
         number.max(ROOT + 1)
     }
@@ -85,7 +102,7 @@ impl Numbers {
 
     /// The recorded `/` of a snapshot.
     pub(crate) fn of_snapshot(&self, id: &ObjectId) -> Identity {
-        Identity { hash: self.hash(&[b"snapshot", &id.0]), low: None }
+        Identity { hash: self.hash(&[b"snapshot", &id.0]), kind: Numbering::Own }
     }
 
     /// Something in a directory of a snapshot, at a position.
@@ -97,26 +114,31 @@ impl Numbers {
                 0 => parent.seed,
                 block => self.hash(&[b"block", &parent.seed, &block.to_le_bytes()]),
             };
-            return Identity { hash, low: Some(position as u16) };
+            let low = position as u16;
+            let kind = match entry.directory() {
+                Some(_) => Numbering::Directory(low),
+                None => Numbering::Leaf(low),
+            };
+            return Identity { hash, kind };
         };
         // Names of one file share it only where all else agrees, so all else is hashed.
         let mut shared = Vec::with_capacity(128);
         let nameless = Entry { name: b"-".to_vec(), error: None, ..entry.clone() };
         nameless.encode(&mut shared);
         let hash = self.hash(&[b"links", &parent.tree.seed, &links.group.to_le_bytes(), &shared]);
-        Identity { hash, low: None }
+        Identity { hash, kind: Numbering::Own }
     }
 
     /// A directory of a view.
     pub(crate) fn of_folder(&self, path: &[u8]) -> Identity {
-        Identity { hash: self.hash(&[b"folder", path]), low: None }
+        Identity { hash: self.hash(&[b"folder", path]), kind: Numbering::Own }
     }
 
     /// A link of a view. One that leads elsewhere is another inode, since the kernel keeps targets for ever.
     pub(crate) fn of_link(&self, path: &[u8], link: &Link) -> Identity {
         let time = link.mtime;
         let hash = self.hash(&[b"link", path, &link.to, &time.sec.to_le_bytes(), &time.nsec.to_le_bytes()]);
-        Identity { hash, low: None }
+        Identity { hash, kind: Numbering::Own }
     }
 
     /// A file of a view. With other contents it is another inode, since the kernel keeps those for ever too.
@@ -124,7 +146,7 @@ impl Numbers {
         let time = text.mtime;
         let hash =
             self.hash(&[b"text", path, &text.bytes, &time.sec.to_le_bytes(), &time.nsec.to_le_bytes()]);
-        Identity { hash, low: None }
+        Identity { hash, kind: Numbering::Own }
     }
 }
 
@@ -149,12 +171,10 @@ struct Held {
     inode: Inode,
     check: u32,
     lookups: u64,
-    /// Whether it counts among those of its directory too.
-    in_block: bool,
 }
 
-/// All inodes whose numbers go by position in one directory, or 65,536 of them: a million files need a row for each
-/// directory, not for each file.
+/// The files of one directory, or of 65,536 entries of it: a million files need a row for each directory, not for
+/// each file.
 #[derive(Debug)]
 struct Block {
     dir: Arc<Dir>,
@@ -176,36 +196,20 @@ impl Shard {
     fn fits(&self, ino: u64, identity: &Identity) -> bool {
         let own_row = self.rows.get(&ino).is_none_or(|h| h.check == identity.check());
         let own_block = match self.blocks.get(&(ino >> 16)) {
-            Some(block) => identity.low.is_some() && block.check == identity.check(),
+            Some(block) => matches!(identity.kind, Numbering::Leaf(_)) && block.check == identity.check(),
             None => true,
         };
         own_row && own_block
     }
 
-    fn hold(&mut self, ino: u64, identity: &Identity, place: Option<(&Arc<Dir>, u32)>, inode: Option<Inode>) {
-        if let (Some((dir, position)), Some(low)) = (place, identity.low) {
-            let (start, check) = (position - u32::from(low), identity.check());
-            let new = || Block { dir: dir.clone(), start, check, lookups: 0 };
-            self.blocks.entry(ino >> 16).or_insert_with(new).lookups += 1;
-        }
-        if let Some(inode) = inode {
-            let in_block = identity.low.is_some();
-            let new = || Held { inode, check: identity.check(), lookups: 0, in_block };
-            self.rows.entry(ino).or_insert_with(new).lookups += 1;
-        }
-    }
-
     fn forget(&mut self, ino: u64, lookups: u64) {
-        let mut in_block = true;
         if let Place::Occupied(mut row) = self.rows.entry(ino) {
             let held = row.get_mut();
-            in_block = held.in_block;
             held.lookups = held.lookups.saturating_sub(lookups);
             if held.lookups == 0 {
                 row.remove();
             }
-        }
-        if in_block && let Place::Occupied(mut place) = self.blocks.entry(ino >> 16) {
+        } else if let Place::Occupied(mut place) = self.blocks.entry(ino >> 16) {
             let block = place.get_mut();
             block.lookups = block.lookups.saturating_sub(lookups);
             if block.lookups == 0 {
@@ -225,8 +229,7 @@ impl Inodes {
     /// With the root, which is never forgotten.
     pub(crate) fn new(root: Inode) -> Self {
         let inodes = Self { shards: std::array::from_fn(|_| Mutex::default()) };
-        let held = Held { inode: root, check: 0, lookups: 1, in_block: false };
-        inodes.shard(ROOT).rows.insert(ROOT, held);
+        inodes.shard(ROOT).rows.insert(ROOT, Held { inode: root, check: 0, lookups: 1 });
         inodes
     }
 
@@ -244,43 +247,40 @@ impl Inodes {
         Ok(Inode::Leaf(block.dir.clone(), block.start + u32::from(ino as u16)))
     }
 
-    /// Counts one more lookup of an inode that has a row of its own, and gives its number. `place` is the directory of
-    /// a snapshot that it stands in, and its position there.
-    pub(crate) fn hold(
-        &self,
-        identity: &Identity,
-        place: Option<(&Arc<Dir>, u32)>,
-        inode: impl FnOnce() -> Inode,
-    ) -> u64 {
-        self.add(identity, place, Some(inode))
-    }
-
-    /// Counts one more lookup of what stands at a position of a directory and is no directory.
-    pub(crate) fn hold_leaf(&self, identity: &Identity, dir: &Arc<Dir>, position: u32) -> u64 {
-        // Names of one file have a number of their own.
-        let own = identity.low.is_none().then_some(|| Inode::Leaf(dir.clone(), position));
-        self.add(identity, Some((dir, position)), own)
-    }
-
-    fn add(
-        &self,
-        identity: &Identity,
-        place: Option<(&Arc<Dir>, u32)>,
-        inode: Option<impl FnOnce() -> Inode>,
-    ) -> u64 {
+    /// The number for an inode, with its shard: one that no other inode has.
+    fn number(&self, identity: &Identity) -> (u64, MutexGuard<'_, Shard>) {
         let mut attempt = 0;
         loop {
             let ino = identity.number(attempt);
-            let mut shard = self.shard(ino);
-            // Three collisions in a row of 64 bits each do not happen; the first inode wins.
+            let shard = self.shard(ino);
+            // Three collisions in a row do not happen; the first inode wins.
             if attempt == 2 || shard.fits(ino, identity) {
-                let inode = inode.map(|new| new());
-                shard.hold(ino, identity, place, inode);
-                return ino;
+                return (ino, shard);
             }
             tracing::warn!(ino, "two files have the same inode number; one gets another");
             attempt += 1;
         }
+    }
+
+    /// Counts one more lookup of an inode that has a row of its own, and gives its number.
+    pub(crate) fn hold(&self, identity: &Identity, inode: impl FnOnce() -> Inode) -> u64 {
+        let (ino, mut shard) = self.number(identity);
+        let new = || Held { inode: inode(), check: identity.check(), lookups: 0 };
+        shard.rows.entry(ino).or_insert_with(new).lookups += 1;
+        ino
+    }
+
+    /// Counts one more lookup of what stands at a position of a directory of a snapshot and is no directory.
+    pub(crate) fn hold_leaf(&self, identity: &Identity, dir: &Arc<Dir>, position: u32) -> u64 {
+        let Numbering::Leaf(low) = identity.kind else {
+            // A name of a file that has several: the file has a number of its own.
+            return self.hold(identity, || Inode::Leaf(dir.clone(), position));
+        };
+        let (ino, mut shard) = self.number(identity);
+        let (start, check) = (position - u32::from(low), identity.check());
+        let new = || Block { dir: dir.clone(), start, check, lookups: 0 };
+        shard.blocks.entry(ino >> 16).or_insert_with(new).lookups += 1;
+        ino
     }
 
     /// Takes back lookups; the last one frees the number.
@@ -290,12 +290,14 @@ impl Inodes {
         }
     }
 
-    /// The number of an inode whose number goes by position, if its directory is held.
+    /// The number of an inode, if it is held, or may be since others of its directory are.
     pub(crate) fn held(&self, identity: &Identity) -> Option<u64> {
         let is_it = |ino: &u64| {
-            let shard = self.shard(*ino);
-            let in_block = shard.blocks.get(&(ino >> 16)).is_some_and(|b| b.check == identity.check());
-            in_block || shard.rows.get(ino).is_some_and(|h| h.check == identity.check())
+            let (shard, check) = (self.shard(*ino), identity.check());
+            match identity.kind {
+                Numbering::Leaf(_) => shard.blocks.get(&(ino >> 16)).is_some_and(|b| b.check == check),
+                _ => shard.rows.get(ino).is_some_and(|h| h.check == check),
+            }
         };
         (0..=2).map(|attempt| identity.number(attempt)).find(is_it)
     }
@@ -326,11 +328,15 @@ mod tests {
         Dir::top(Arc::new(snapshot), &numbers())
     }
 
-    fn identity(first: u8, check: u8, low: Option<u16>) -> Identity {
+    fn identity(first: u8, check: u8, kind: Numbering) -> Identity {
         let mut hash = [first; 32];
         hash[8..24].copy_from_slice(&[check; 16]);
         hash[24..].copy_from_slice(&[check; 8]);
-        Identity { hash, low }
+        Identity { hash, kind }
+    }
+
+    fn leaf(first: u8, check: u8, low: u16) -> Identity {
+        identity(first, check, Numbering::Leaf(low))
     }
 
     fn position(inode: &Inode) -> Option<u32> {
@@ -343,13 +349,12 @@ mod tests {
     #[test]
     fn files_of_a_directory_share_a_row_until_the_last_is_forgotten() {
         let (dir, inodes) = (top(1), Inodes::new(Inode::Folder(Arc::from(&b""[..]))));
-        let files: Vec<u64> = (0..1000)
-            .map(|i| inodes.hold_leaf(&identity(1, 1, Some(i)), &dir, 131_072 + u32::from(i)))
-            .collect();
+        let files: Vec<u64> =
+            (0..1000).map(|i| inodes.hold_leaf(&leaf(1, 1, i), &dir, 131_072 + u32::from(i))).collect();
         assert_eq!(inodes.len(), 2);
         assert_eq!(position(&inodes.inode(files[77]).unwrap()), Some(131_149));
-        let child =
-            inodes.hold(&identity(1, 1, Some(1000)), Some((&dir, 132_072)), || Inode::Directory(top(2)));
+        let child = inodes.hold(&identity(1, 1, Numbering::Directory(1000)), || Inode::Directory(top(2)));
+        assert!(child > files[999]);
         assert_eq!(inodes.len(), 3);
         for ino in &files {
             inodes.forget(*ino, 1);
@@ -364,12 +369,12 @@ mod tests {
     fn two_inodes_never_pass_for_one() {
         let (one, other) = (top(1), top(2));
         let inodes = Inodes::new(Inode::Folder(Arc::from(&b""[..])));
-        let a = inodes.hold_leaf(&identity(1, 1, Some(5)), &one, 5);
+        let a = inodes.hold_leaf(&leaf(1, 1, 5), &one, 5);
         // Another directory with the same number, a linked file with that of a file, a directory where a link is.
-        let b = inodes.hold_leaf(&identity(1, 2, Some(5)), &other, 5);
+        let b = inodes.hold_leaf(&leaf(1, 2, 5), &other, 5);
         let number = u64::from_le_bytes([1; 8]) & !0xffff | 5;
         assert_eq!(a, number);
-        let mut linked = identity(3, 3, None);
+        let mut linked = identity(3, 3, Numbering::Own);
         linked.hash[..8].copy_from_slice(&number.to_le_bytes());
         let c = inodes.hold_leaf(&linked, &one, 9);
         assert!(a != b && a != c && b != c, "{a} {b} {c}");
@@ -378,9 +383,9 @@ mod tests {
             _ => (0, 0),
         };
         assert_eq!((dir_of(a), dir_of(b), dir_of(c)), ((1, 5), (2, 5), (1, 9)));
-        assert_eq!(inodes.held(&identity(1, 1, Some(5))), Some(a));
-        assert_eq!(inodes.held(&identity(1, 2, Some(5))), Some(b));
-        assert_eq!(inodes.held(&identity(4, 4, Some(5))), None);
+        assert_eq!(inodes.held(&leaf(1, 1, 5)), Some(a));
+        assert_eq!(inodes.held(&leaf(1, 2, 5)), Some(b));
+        assert_eq!(inodes.held(&leaf(4, 4, 5)), None);
         for ino in [a, b, c] {
             inodes.forget(ino, 1);
         }

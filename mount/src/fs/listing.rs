@@ -163,7 +163,7 @@ impl SnapshotFs {
         }
         let above = dir.leads_to_root(entry);
         let child = || Inode::Directory(dir.child(entry, position, &self.numbers));
-        let ino = self.inodes.hold(&identity, Some((dir, position)), child);
+        let ino = self.inodes.hold(&identity, child);
         if above { self.owners.attr_above(ino, entry) } else { self.owners.attr(ino, entry) }
     }
 
@@ -174,12 +174,12 @@ impl SnapshotFs {
             Target::Folder(path) => self.hold_folder(view, path),
             Target::Text(text) => {
                 let identity = self.numbers.of_text(&join(folder, &item.name), text);
-                let ino = self.inodes.hold(&identity, None, || Inode::Text(text.clone()));
+                let ino = self.inodes.hold(&identity, || Inode::Text(text.clone()));
                 self.owners.attr_of_view(ino, Shape::Text(text.bytes.len()), text.mtime)
             }
             Target::Snapshot(snapshot) => {
                 let dir = Dir::top(snapshot.clone(), &self.numbers);
-                let ino = self.inodes.hold(&dir.identity, None, || Inode::Directory(dir.clone()));
+                let ino = self.inodes.hold(&dir.identity, || Inode::Directory(dir.clone()));
                 self.attr_of_dir(ino, &dir)
             }
         }
@@ -187,13 +187,13 @@ impl SnapshotFs {
 
     /// Holds the inode of a directory of a view.
     pub(super) fn hold_folder(&self, view: &View, path: &Arc<[u8]>) -> Attr {
-        let ino = self.inodes.hold(&self.numbers.of_folder(path), None, || Inode::Folder(path.clone()));
+        let ino = self.inodes.hold(&self.numbers.of_folder(path), || Inode::Folder(path.clone()));
         self.owners.attr_of_view(ino, Shape::Folder, self.folder_time(view, path))
     }
 
     /// Holds the inode of a link in a view.
     pub(super) fn hold_link(&self, path: &[u8], link: &Arc<Link>) -> Attr {
-        let ino = self.inodes.hold(&self.numbers.of_link(path, link), None, || Inode::Link(link.clone()));
+        let ino = self.inodes.hold(&self.numbers.of_link(path, link), || Inode::Link(link.clone()));
         self.owners.attr_of_view(ino, Shape::Link(link.to.len()), link.mtime)
     }
 

@@ -32,6 +32,8 @@ const FIRST: u32 = 32;
 const MOST: u32 = 256;
 /// Bytes given in one step.
 const BYTES: u64 = 2 << 20;
+/// Bytes of a larger file that are loaded.
+const BEGINNING: u64 = 1 << 20;
 /// Readers that are remembered, and how long.
 const READERS: u64 = 4096;
 const MEMORY: Duration = Duration::from_secs(10);
@@ -88,7 +90,7 @@ impl Walks {
         let sure = self.change_sure(|s| s.saturating_sub(1)) >= SURE;
         let give = sure && !self.walks.contains_key(&dir);
         if give {
-            self.about_to_give(dir, 0, FIRST);
+            self.about_to_give(dir, 0, MOST);
         }
         give
     }
@@ -148,7 +150,7 @@ impl SnapshotFs {
     /// What may follow a directory that was just listed from its beginning.
     pub fn following_listing(&self, ino: u64) -> Option<Following> {
         let Ok(Inode::Directory(dir)) = self.inodes.inode(ino) else { return None };
-        self.walks.listed(dir.identity.first_number()).then(|| Following::new(dir, 0, 0, FIRST, true))
+        self.walks.listed(dir.identity.first_number()).then(|| Following::new(dir, 0, 0, MOST, true))
     }
 
     /// The next file, as far as it can be had without waiting.
@@ -174,6 +176,9 @@ impl SnapshotFs {
         while f.at < f.end && f.bytes < BYTES {
             let Some(entry) = run.at(f.at) else { break };
             let Some(frames) = self.frames_of_small(entry) else {
+                if f.eager {
+                    self.prefetch_beginning(entry);
+                }
                 f.at += 1;
                 continue;
             };
@@ -194,6 +199,17 @@ impl SnapshotFs {
             }
         }
         Given::End
+    }
+
+    /// Asks for the first frames of a larger file: it is read in parts, and waits for the first one only.
+    fn prefetch_beginning(&self, entry: &Entry) {
+        let Detail::Regular(contents) = &entry.detail else { return };
+        if entry.meta.size > LARGEST
+            && contents.level == 0
+            && let Some(Ok(frames)) = at_once(self.folders.vfs().frames_of(contents, 0..BEGINNING))
+        {
+            self.frames.prefetch(&frames);
+        }
     }
 
     /// The frames of a small file with contents.
