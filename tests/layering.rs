@@ -12,9 +12,11 @@ const ALLOWED: [(&str, &[&str]); 4] = [
 ];
 
 /// Heavy crates, and the one package that may use them directly.
-const OWNED: [(&str, &str); 10] = [
+const OWNED: [(&str, &str); 12] = [
     ("fuser", "plakar-mount"),
     ("moka", "plakar-mount"),
+    ("hyper", "plakar-mount"),
+    ("dav-server", "plakar-mount"),
     ("clap", "plakar"),
     ("anyhow", "plakar"),
     ("rusqlite", "plakar-engine"),

@@ -13,4 +13,5 @@ mod layering;
 mod mounted;
 mod output;
 mod roundtrip;
+mod served;
 mod surroundings;

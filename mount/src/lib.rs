@@ -3,6 +3,7 @@
 //! ```text
 //! kernel ── READ(ino, offset, len)
 //!   └ fuse        a hit is answered on the thread that took the request; a miss goes to the runtime
+//!      (http: the same for browsers and WebDAV clients, by path)
 //!      └ fs       SnapshotFs: inode → entry of a directory → bytes; knows no kernel
 //!         ├ view          names at the root: snapshots/, latest, hosts/ …
 //!         ├ fs::inodes    numbers, lookup counts, forget
@@ -15,7 +16,7 @@
 //! ```
 //!
 //! Nothing below a snapshot ever changes, so the kernel may keep all of it. Only the views at the root change.
-//! [`session`] mounts and unmounts, [`daemon`] does so in the background.
+//! [`session`] mounts and unmounts, [`daemon`] does so in the background, [`http`] serves without a kernel.
 
 mod activity;
 pub mod cache;
@@ -26,9 +27,11 @@ pub mod error;
 pub mod fs;
 #[cfg(target_os = "linux")]
 mod fuse;
+pub mod http;
 #[cfg(target_os = "linux")]
 mod mounts;
 mod readahead;
+mod refresh;
 #[cfg(target_os = "linux")]
 pub mod session;
 pub mod view;

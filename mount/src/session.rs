@@ -62,7 +62,6 @@ impl MountSession {
             allow_other: config.allow_other,
             no_exec: config.no_exec,
         };
-        let local = repository.store().local_path().is_some();
         // Recorded ACLs name recorded users, and know of no mask: with either of these the shown modes alone count.
         let as_recorded = config.fs.uid.is_none() && config.fs.gid.is_none() && config.fs.umask == 0;
         let fs = SnapshotFs::open(repository, config.fs).await?;
@@ -104,7 +103,7 @@ impl MountSession {
             let _the_first_error_counts = mounts::unmount(&mountpoint, Unmount::Detach);
             return Err(MountError::Mount { mountpoint, source: e });
         }
-        let refresh = tokio::spawn(refresh::keep_fresh(fs.clone(), notifier, config.refresh, local));
+        let refresh = tokio::spawn(refresh::keep_fresh(fs.clone(), notifier, config.refresh));
         tracing::info!(mountpoint = %mountpoint.display(), "mounted");
         Ok(Self { mountpoint, device, fs, ended, refresh, signals })
     }

@@ -1,5 +1,6 @@
 //! `plakar mount`.
 
+mod http;
 mod list;
 
 use std::ffi::OsString;
@@ -11,7 +12,9 @@ use std::sync::Arc;
 
 use plakar_engine::keyslot::UserSecret;
 use plakar_engine::repository::Repository;
+use plakar_engine::repository::catalog::Catalog;
 use plakar_engine::select::Spec;
+use plakar_mount::config::FsConfig;
 use plakar_mount::daemon::{self, Log, PidFile, Readiness, Record, Registration, StartError, notify};
 use plakar_mount::{Filter, MountConfig, MountError, MountSession, Owner, Unmount, What, Xattrs};
 use serde_json::json;
@@ -30,6 +33,9 @@ use crate::{json, location, text, time};
 /// hosts/, tags/ and sources/ lead there, and new snapshots appear by themselves. With a snapshot, what was backed up
 /// is the root; with a path, that is. Everything is read-only.
 ///
+/// With http://HOST:PORT or webdav://HOST:PORT instead of a directory the same is served over both, for browsers and for
+/// machines without FUSE; http://:8080 is for this machine alone, other addresses need a token.
+///
 /// It runs until Ctrl-C, `plakar umount DIR` or `umount DIR`. With -background it goes on by itself, and logs to a file
 /// in ~/.local/state/plakar/mounts unless -log-file names another.
 ///
@@ -37,10 +43,10 @@ use crate::{json, location, text, time};
 /// requests so far, the store, which part of it, and where.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  plakar mount -to /mnt/backups\n  plakar mount -to /mnt/backups -background -tag daily\n  plakar mount -to /mnt/home latest:home/me\n  plakar mount -list"
+    after_help = "Examples:\n  plakar mount -to /mnt/backups\n  plakar mount -to /mnt/backups -background -tag daily\n  plakar mount -to /mnt/home latest:home/me\n  plakar mount -to http://:8080\n  plakar mount -list"
 )]
 pub(crate) struct MountArgs {
-    /// Where: a directory that exists; by default one is made here and removed at the end
+    /// Where: a directory that exists, or http://HOST:PORT; by default a directory is made here and removed at the end
     #[arg(long, value_name = "DIR")]
     to: Option<OsString>,
     /// Return as soon as it is mounted
@@ -85,6 +91,9 @@ pub(crate) struct MountArgs {
     /// List what is mounted
     #[arg(long, conflicts_with_all = ["to", "background", "snapshot"])]
     list: bool,
+    /// Over HTTP, let in only who shows the token in this file [PLAKAR_MOUNT_TOKEN]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
     #[command(flatten)]
     query: Query,
     /// The beginning of a snapshot's id or latest, and a directory in it
@@ -132,6 +141,12 @@ impl Drop for MadeHere {
 pub(crate) async fn run(context: &AppContext, args: MountArgs) -> anyhow::Result<ExitCode> {
     if args.list {
         return list::run(context).await;
+    }
+    if let Some(to) = http::asked(&args) {
+        return http::run(context, &args, to).await;
+    }
+    if args.token_file.is_some() {
+        return Err(Failure::usage("-token-file is for -to http://HOST:PORT", Some(&["mount".into()])).into());
     }
     let Some(readiness) = Readiness::from_env() else {
         let (repository, secret) = context.open_with_secret().await?;
@@ -227,7 +242,6 @@ async fn mount(
     repository: Arc<Repository>,
 ) -> anyhow::Result<MountSession> {
     let catalog = repository.catalog().await?;
-    let filter = args.query.filter();
     let mut config = MountConfig::new(at);
     config.allow_other = args.allow_other;
     config.no_exec = args.noexec;
@@ -245,17 +259,7 @@ async fn mount(
         config.fs.cache_bytes = bytes;
     }
     config.fs.disk_cache_bytes = args.disk_cache_size;
-    match &args.snapshot {
-        Some(argument) => {
-            let (snapshot, path) = find(argument, &catalog, &filter)?;
-            let path = Spec::parse(argument.as_bytes()).path.map(|_| path);
-            config.fs.what = What::Snapshot { snapshot: snapshot.id, path };
-        }
-        None if filter.latest => {
-            config.fs.what = What::Snapshot { snapshot: newest(&catalog, &filter)?.id, path: None };
-        }
-        None => config.fs.filter = Filter::new(move |s| filter.fits(s)),
-    }
+    choose(&mut config.fs, args, &catalog)?;
     drop(catalog);
     let started = Box::pin(MountSession::start(config, repository)).await;
     started.map_err(|e| match e {
@@ -271,6 +275,23 @@ fn mounted_already(context: &AppContext, at: &Path) -> anyhow::Error {
     let failure = Failure::new(format!("{} is mounted already{by}", at.display()));
     let end = at.display().to_string();
     failure.with_hint(format!("`plakar umount {}` unmounts it", text::shell_word(&end))).into()
+}
+
+/// What the arguments choose: all that fits, or one.
+fn choose(fs: &mut FsConfig, args: &MountArgs, catalog: &Catalog) -> anyhow::Result<()> {
+    let filter = args.query.filter();
+    match &args.snapshot {
+        Some(argument) => {
+            let (snapshot, path) = find(argument, catalog, &filter)?;
+            let path = Spec::parse(argument.as_bytes()).path.map(|_| path);
+            fs.what = What::Snapshot { snapshot: snapshot.id, path };
+        }
+        None if filter.latest => {
+            fs.what = What::Snapshot { snapshot: newest(catalog, &filter)?.id, path: None };
+        }
+        None => fs.filter = Filter::new(move |s| filter.fits(s)),
+    }
+    Ok(())
 }
 
 /// Enters the mount in the list of those that run. Without it `plakar umount` works all the same.

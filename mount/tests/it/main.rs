@@ -4,8 +4,11 @@
 
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "../../../tests/common/http.rs"]
+mod client;
 mod daemon;
 mod fs;
+mod http;
 mod kernel;
 mod source;
 mod store;
