@@ -34,10 +34,11 @@ pub(super) fn etag(attr: &Attr) -> String {
     format!("\"{:016x}-{:x}\"", attr.ino, attr.size)
 }
 
-/// The time of a file as HTTP can say it: from 1970 on, and not in the future.
+/// The time of a file, as far as HTTP can say it: from 1970 to 9999.
 pub(super) fn modified(attr: &Attr) -> Option<SystemTime> {
-    let time = UNIX_EPOCH.checked_add(Duration::from_secs(u64::try_from(attr.mtime.sec).ok()?))?;
-    (time <= SystemTime::now()).then_some(time)
+    const YEAR_10000: u64 = 253_402_300_800;
+    let seconds = u64::try_from(attr.mtime.sec).ok().filter(|s| *s < YEAR_10000)?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
 /// Answers GET and HEAD for a regular file.
@@ -49,6 +50,8 @@ pub(super) async fn answer(
     only_head: bool,
 ) -> Result<Response<Body>, FsError> {
     let (size, tag, time) = (file.attr.size, etag(&file.attr), modified(&file.attr));
+    // Nothing was modified later than now (RFC 9110 §8.8.2).
+    let time = time.filter(|t| *t <= SystemTime::now());
     let status = precondition(asked, &tag, time);
     if status == StatusCode::PRECONDITION_FAILED {
         return Ok(text(status, "it is another one than was asked for"));
@@ -309,9 +312,16 @@ mod tests {
             mtime: Timestamp::default(),
             volatile: false,
         };
-        for (sec, said) in
-            [(0, true), (1 << 30, true), (-1, false), (1 << 40, false), (i64::MIN, false), (i64::MAX, false)]
-        {
+        for (sec, said) in [
+            (0, true),
+            (1 << 30, true),
+            (-1, false),
+            (1 << 37, true),
+            (253_402_300_799, true),
+            (253_402_300_800, false),
+            (i64::MIN, false),
+            (i64::MAX, false),
+        ] {
             attr.mtime = Timestamp { sec, nsec: 0 };
             assert_eq!(modified(&attr).is_some(), said, "{sec}");
         }
