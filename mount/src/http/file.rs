@@ -28,10 +28,11 @@ const AHEAD: usize = 2;
 /// Bytes that tell whether a file without an extension is text.
 const TASTE: u32 = 4096;
 
-/// The strong validator of a file: nothing below a snapshot ever changes, so its identity is enough. What a link leads
-/// to tomorrow is another file.
+/// The strong validator of a file: nothing below a snapshot ever changes, so its identity is enough, and size and time
+/// are there for what is made by us. What a link leads to tomorrow is another file.
 pub(super) fn etag(attr: &Attr) -> String {
-    format!("\"{:016x}-{:x}\"", attr.ino, attr.size)
+    let time = attr.mtime;
+    format!("\"{:016x}-{:x}-{:x}.{:x}\"", attr.ino, attr.size, time.sec, time.nsec)
 }
 
 /// The time of a file, as far as HTTP can say it: from 1970 to 9999.

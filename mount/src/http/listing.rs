@@ -353,6 +353,8 @@ fn what_view(name: &[u8]) -> Option<&'static str> {
         b"hosts" => "By the host they are from",
         b"tags" => "By their tags",
         b"sources" => "By the path backed up",
+        b"versions" => "Every version of a path",
+        b"by-path" => "All that ever was at a path",
         _ => return None,
     })
 }
