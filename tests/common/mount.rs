@@ -7,8 +7,9 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use rustix::mount::{UnmountFlags, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use super::sandbox::{Outcome, Sandbox, read_until};
 
@@ -118,5 +119,33 @@ impl Drop for MountGuard {
         if is_mounted(&self.directory) {
             let _ = unmount(&self.directory, UnmountFlags::DETACH);
         }
+    }
+}
+
+/// A directory seen at a second place, on a file system that nobody can write to any more, with the options that a mount
+/// of ours has.
+#[derive(Debug)]
+pub(crate) struct ReadOnlyView(TempDir);
+
+impl ReadOnlyView {
+    /// Beside the directory; from here on the whole file system is read-only.
+    pub(crate) fn new(of: &Path) -> Self {
+        let at = tempfile::Builder::new().prefix("view-").tempdir_in(of.parent().unwrap()).unwrap();
+        mount_bind(of, at.path()).unwrap();
+        let view = Self(at);
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount(view.path(), flags, c"").unwrap();
+        view
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for ReadOnlyView {
+    fn drop(&mut self) {
+        let _ = unmount(self.0.path(), UnmountFlags::DETACH);
     }
 }
