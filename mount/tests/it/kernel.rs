@@ -18,11 +18,11 @@ use crate::source::Node;
 use crate::store::TestStore;
 
 /// A mount that is taken down however its test ends.
-struct Mounted {
-    runtime: tokio::runtime::Runtime,
+pub(crate) struct Mounted {
+    pub(crate) runtime: tokio::runtime::Runtime,
     session: Option<MountSession>,
-    store: TestStore,
-    at: PathBuf,
+    pub(crate) store: TestStore,
+    pub(crate) at: PathBuf,
 }
 
 impl Mounted {
@@ -30,7 +30,7 @@ impl Mounted {
         Self::with(prepare, |_| ())
     }
 
-    fn with(
+    pub(crate) fn with(
         prepare: impl AsyncFnOnce(&TestStore) -> FsConfig,
         change: impl FnOnce(&mut MountConfig),
     ) -> Self {
@@ -57,7 +57,7 @@ impl Mounted {
         })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.at.join(name)
     }
 

@@ -104,7 +104,7 @@ impl Node {
         self
     }
 
-    fn at(&self, path: &[u8]) -> Option<&Self> {
+    pub(crate) fn at(&self, path: &[u8]) -> Option<&Self> {
         path.split(|b| *b == b'/').filter(|p| !p.is_empty()).try_fold(self, |node, name| match &node.what {
             What::Directory(entries) => entries.get(name),
             _ => None,

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,7 +18,9 @@ use plakar_engine::repository::{CreateOptions, Probe, Repository, create};
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::storage::memory::MemoryStore;
 use plakar_engine::storage::{Area, Listed, ObjectName, PutObject, Store, StoreError, StoreErrorKind};
+use tokio::sync::watch;
 
+use crate::random::Random;
 use crate::source::{MemorySource, Node};
 
 /// A store with its repository, and directories for its local state.
@@ -65,29 +67,93 @@ impl TestStore {
 }
 
 /// A store in memory that counts, delays or fails what is asked of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TroubledStore {
     pub(crate) memory: MemoryStore,
-    pub(crate) gets: AtomicU64,
-    pub(crate) trouble: Mutex<Trouble>,
+    gets: AtomicU64,
+    bytes: AtomicU64,
+    waiting: AtomicU64,
+    trouble: watch::Sender<Trouble>,
 }
 
 /// What goes wrong when packfiles are read.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    #[default]
     None,
     Fail,
+    /// One request in ten fails.
+    FailSome,
     Delay(Duration),
+    /// Answers come when the trouble is over.
+    Stop,
+    /// What is asked for now is never answered, not even when the trouble is over.
+    Lose,
+}
+
+impl Default for TroubledStore {
+    fn default() -> Self {
+        Self {
+            memory: MemoryStore::default(),
+            gets: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            trouble: watch::Sender::new(Trouble::None),
+        }
+    }
 }
 
 impl TroubledStore {
     pub(crate) fn set(&self, trouble: Trouble) {
-        *self.trouble.lock().unwrap() = trouble;
+        self.trouble.send_replace(trouble);
     }
 
+    /// Requests for parts of packfiles.
     pub(crate) fn gets(&self) -> u64 {
         self.gets.load(Ordering::SeqCst)
+    }
+
+    /// Bytes of packfiles that were given.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::SeqCst)
+    }
+
+    /// Requests that have no answer yet.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    async fn suffer(&self, name: ObjectName) -> Result<(), StoreError> {
+        let number = self.gets.fetch_add(1, Ordering::SeqCst);
+        let mut trouble = self.trouble.subscribe();
+        let now = *trouble.borrow_and_update();
+        match now {
+            Trouble::None => {}
+            // In no step with anything that asks by turns.
+            Trouble::FailSome if Random(number).below(10) > 0 => {}
+            Trouble::Fail | Trouble::FailSome => {
+                return Err(StoreError::new(StoreErrorKind::Unavailable, "read", name, "it is away"));
+            }
+            Trouble::Delay(time) => tokio::time::sleep(time).await,
+            Trouble::Stop => drop(trouble.wait_for(|t| *t != Trouble::Stop).await),
+            Trouble::Lose => std::future::pending().await,
+        }
+        Ok(())
+    }
+}
+
+/// Counts a request for as long as it has no answer.
+struct Waiting<'a>(&'a AtomicU64);
+
+impl<'a> Waiting<'a> {
+    fn new(gauge: &'a AtomicU64) -> Self {
+        gauge.fetch_add(1, Ordering::SeqCst);
+        Self(gauge)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -110,18 +176,15 @@ impl Store for TroubledStore {
     }
 
     async fn get(&self, name: ObjectName, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-        if matches!(name.area, Area::Data | Area::Meta) {
-            self.gets.fetch_add(1, Ordering::SeqCst);
-            let trouble = *self.trouble.lock().unwrap();
-            match trouble {
-                Trouble::None => {}
-                Trouble::Fail => {
-                    return Err(StoreError::new(StoreErrorKind::Unavailable, "read", name, "it is away"));
-                }
-                Trouble::Delay(time) => tokio::time::sleep(time).await,
-            }
+        if !matches!(name.area, Area::Data | Area::Meta) {
+            return self.memory.get(name, range).await;
         }
-        self.memory.get(name, range).await
+        let waiting = Waiting::new(&self.waiting);
+        self.suffer(name).await?;
+        drop(waiting);
+        let bytes = self.memory.get(name, range).await?;
+        self.bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+        Ok(bytes)
     }
 
     async fn stat(&self, name: ObjectName) -> Result<Listed, StoreError> {
