@@ -30,6 +30,16 @@ bench: system ## beside the other backup programs that are installed, on a real 
 	cargo build --release --quiet
 	benches/peers target/release/plakar
 
+.PHONY: bench-mount
+bench-mount: system ## the mount beside the plain directory and other programs' mounts (BENCH_TREE=DIR, BENCH_ARGS="--latency 30 --bandwidth 50")
+	cargo build --release --quiet --bins --example slow-store
+	benches/mount target/release/plakar $(BENCH_ARGS)
+
+.PHONY: soak
+soak: system ## random use of a mount for SOAK_MINUTES (60), as root; in the end it must hold what it held before
+	cargo build --release --quiet --bins --example slow-store
+	benches/soak target/release/plakar target/release/examples/slow-store $(or $(SOAK_MINUTES),60)
+
 .PHONY: fuzz
 fuzz: ## five minutes of fuzzing every decoder of stored bytes
 	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
