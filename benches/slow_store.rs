@@ -145,7 +145,7 @@ async fn main() -> anyhow::Result<()> {
         for _asked in std::io::stdin().lock().lines().map_while(Result::ok) {
             let gauges = serde_json::json!({
                 "held_inodes": fs.held_inodes(),
-                "loads": fs.frames().loads(),
+                "loads": fs.frames().counts().under_way,
                 "requests": slow.requests.load(Ordering::Relaxed),
                 "bytes": slow.bytes.load(Ordering::Relaxed),
             });

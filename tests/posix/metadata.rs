@@ -80,7 +80,7 @@ fn statx(p: &Place) {
     let line = table.lines().rfind(|l| l.split(' ').nth(4) == Some(&*escaped(p))).unwrap();
     assert_eq!(line.split(' ').next().unwrap().parse::<u64>().unwrap(), x.stx_mnt_id);
     const MOUNT_ROOT: u64 = 0x2000;
-    let is_root = |path| u64::from(of(path).stx_attributes.bits()) & MOUNT_ROOT != 0;
+    let is_root = |path| of(path).stx_attributes.bits() & MOUNT_ROOT != 0;
     assert_eq!((is_root("."), is_root("dir")), (true, false));
     let unknown = StatxFlags::from_bits_retain(0x8000_0000);
     gives("a reserved bit", rustix::fs::statx(&p.root, "file", AtFlags::empty(), unknown), Errno::INVAL);
