@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -235,7 +236,7 @@ fn a_store_that_stops_stops_only_what_needs_it() {
     eventually("nothing is under way", || store.waiting() == 0);
     store.set(Trouble::Stop);
     let path = |i: usize| m.path(&format!("files/{i:03}"));
-    let ended = AtomicUsize::new(0);
+    let ended = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         // The first three have the same contents as what is cached, and some behind them stand in the same frames.
         let readers: Vec<_> = (FIRST..N)
@@ -243,7 +244,7 @@ fn a_store_that_stops_stops_only_what_needs_it() {
                 let (path, ended) = (path(i), &ended);
                 scope.spawn(move || {
                     let read = fs::read(path);
-                    ended.fetch_add(1, Ordering::SeqCst);
+                    ended.lock().unwrap().push((i, read.as_ref().map(Vec::len).map_err(io::Error::kind)));
                     read
                 })
             })
@@ -261,11 +262,12 @@ fn a_store_that_stops_stops_only_what_needs_it() {
         for i in 0..3 {
             assert!(read_anew(&m.path(&format!("cached/{i:03}"))).unwrap() == bytes(i));
         }
-        assert_eq!(ended.load(Ordering::SeqCst), 0, "all of that while they waited");
-        for reader in readers {
-            let failed = reader.join().unwrap().unwrap_err();
-            assert!(is_io_error(&failed), "{failed}");
-        }
+        // A few may stand in frames that are in memory. All of that while the others waited.
+        let so_far = ended.lock().unwrap().clone();
+        assert!(so_far.len() < 20 && so_far.iter().all(|(_, read)| read.is_ok()), "{so_far:?}");
+        let reads: Vec<_> = readers.into_iter().map(|r| r.join().unwrap()).collect();
+        let failed: Vec<_> = reads.iter().filter_map(|r| r.as_ref().err()).collect();
+        assert!(failed.len() > 100 && failed.iter().all(|e| is_io_error(e)), "{failed:?}");
     });
     store.set(Trouble::None);
     for i in 0..N {
