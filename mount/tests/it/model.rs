@@ -411,8 +411,14 @@ impl Model {
             return;
         }
         self.held.get_mut(&ino).unwrap().lookups -= back;
-        if back == lookups {
-            self.held.remove(&ino);
+        if back < lookups {
+            return;
+        }
+        let gone = self.held.remove(&ino).unwrap();
+        // Numbers in one directory may be kept together, until none of them is held.
+        let above =
+            |h: &Held| h.place.as_ref().map(|(id, path)| (*id, path.split_last().map(|(_, up)| up.to_vec())));
+        if gone.place.is_none() || !self.held.values().any(|h| above(h) == above(&gone)) {
             assert_eq!(self.fs.attributes(ino).await, Err(FsError::Stale));
             assert_eq!(self.fs.read(ino, 0, 1).await, Err(FsError::Stale));
             assert_eq!(self.fs.lookup(ino, b"a").await, Err(FsError::Stale));
@@ -501,7 +507,8 @@ async fn run(seed: u64) {
             model.change_snapshots().await;
         }
         model.step().await;
-        assert_eq!(model.fs.held_inodes(), model.held.len(), "step {i}");
+        let rows = model.fs.held_inodes();
+        assert!(rows <= 2 * model.held.len(), "step {i}: {rows} for {} inodes", model.held.len());
     }
     model.numbers_again().await;
     for (ino, held) in &model.held {
