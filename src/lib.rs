@@ -77,7 +77,8 @@ fn execute(context: &AppContext, command: cli::Command) -> ExitCode {
     let began = Instant::now();
     logging::start(&context.globals, &context.env);
     let outcome = limit_cpus(context.globals.cpu).and_then(|()| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(64).build()?;
         let outcome = runtime.block_on(Box::pin(commands::run(context, command)));
         // A thread that still waits for a slow disk must not hold the end up.
         runtime.shutdown_background();

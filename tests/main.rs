@@ -11,6 +11,7 @@ mod errors;
 mod forgotten;
 mod interrupted;
 mod layering;
+mod manual;
 mod mounted;
 mod output;
 mod posix;

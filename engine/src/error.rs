@@ -208,6 +208,15 @@ impl Error {
         }
     }
 
+    /// Whether the store did not answer in time.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Store(e) => e.kind() == StoreErrorKind::TimedOut,
+            Self::Shared(e) => e.is_timeout(),
+            _ => false,
+        }
+    }
+
     /// An object that failed to decode: newer or damaged.
     pub(crate) fn object(object: ObjectName, e: WireError) -> Self {
         match e {

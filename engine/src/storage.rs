@@ -131,7 +131,9 @@ pub enum StoreErrorKind {
     NoSpace,
     /// The object ends before the range that was asked for does.
     OutOfRange,
-    /// The store did not answer in time, cannot be reached, or has gone as a whole; worth another try.
+    /// The store did not answer in time; worth another try.
+    TimedOut,
+    /// The store cannot be reached, or has gone as a whole; worth another try.
     Unavailable,
     /// The place is not usable as a store (a file in place of a directory, for example).
     Unusable,
@@ -170,7 +172,8 @@ impl StoreError {
             K::StorageFull | K::QuotaExceeded | K::FileTooLarge => StoreErrorKind::NoSpace,
             K::UnexpectedEof => StoreErrorKind::OutOfRange,
             K::NotADirectory | K::IsADirectory => StoreErrorKind::Unusable,
-            K::TimedOut | K::Interrupted | K::ConnectionReset | K::BrokenPipe => StoreErrorKind::Unavailable,
+            K::TimedOut => StoreErrorKind::TimedOut,
+            K::Interrupted | K::ConnectionReset | K::BrokenPipe => StoreErrorKind::Unavailable,
             _ => StoreErrorKind::Other,
         };
         Self::new(kind, operation, subject, e)
@@ -183,7 +186,7 @@ impl StoreError {
 
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        self.kind == StoreErrorKind::Unavailable
+        matches!(self.kind, StoreErrorKind::TimedOut | StoreErrorKind::Unavailable)
     }
 }
 

@@ -12,7 +12,7 @@ mod memory;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,15 +32,23 @@ pub use memory::MemoryFrames;
 type Answer = Result<Bytes, Arc<Error>>;
 type Load = Shared<oneshot::Receiver<Answer>>;
 
+/// A load under way.
+#[derive(Clone, Debug)]
+struct UnderWay {
+    load: Load,
+    /// When somebody first came to wait for it.
+    wanted: Option<Instant>,
+}
+
 /// A [`FrameSource`] that remembers.
 #[derive(Debug)]
 pub struct CachedFrames {
     inner: Arc<dyn FrameSource>,
     memory: Arc<MemoryFrames>,
-    loads: Arc<Mutex<HashMap<FrameKey, Load>>>,
+    loads: Arc<Mutex<HashMap<FrameKey, UnderWay>>>,
     counters: Arc<Counters>,
     runtime: Handle,
-    limit: Duration,
+    patience: Duration,
 }
 
 /// How often frames were wanted, and what came of it.
@@ -76,20 +84,27 @@ struct Counters {
     failed: Sum,
 }
 
-/// A load that takes longer is given up unless said otherwise. Much longer than a reader waits: a slow line needs time
-/// for what was asked for ahead.
-const LIMIT: Duration = Duration::from_secs(60);
+/// How long readers wait for a load unless said otherwise.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// No load is given up before that, however short readers wait.
+const SHORTEST_LIMIT: Duration = Duration::from_secs(4);
 
 impl CachedFrames {
     /// In front of `inner`, with room for `data_bytes` and `meta_bytes`. Loads run on `runtime`.
     pub fn new(inner: Arc<dyn FrameSource>, data_bytes: u64, meta_bytes: u64, runtime: Handle) -> Self {
         let memory = Arc::new(MemoryFrames::new(data_bytes, meta_bytes));
-        Self { inner, memory, loads: Arc::default(), counters: Arc::default(), runtime, limit: LIMIT }
+        Self { inner, memory, loads: Arc::default(), counters: Arc::default(), runtime, patience: PATIENCE }
     }
 
-    /// Gives up loads that take longer than this.
-    pub fn with_limit(self, limit: Duration) -> Self {
-        Self { limit, ..self }
+    /// For readers who wait so long: a load that somebody has waited for that long fails those who come later at once.
+    /// The load itself is given up well after that, since what comes late still serves the next one.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// Loads that take longer are given up.
+    fn limit(&self) -> Duration {
+        (self.patience * 4).max(SHORTEST_LIMIT)
     }
 
     /// What is remembered.
@@ -131,17 +146,24 @@ impl CachedFrames {
         let loads = {
             let mut under_way = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
             let mut load_of = |frame: &FrameRef| {
-                if let Some(load) = under_way.get(&frame.key()) {
-                    on_their_way.push(frame.clone());
-                    return load.clone();
-                }
                 let (done, load) = oneshot::channel();
                 let load = load.shared();
+                let now = Instant::now();
+                let wanted = (purpose == Purpose::OnDemand).then_some(now);
+                if let Some(before) = under_way.get_mut(&frame.key()) {
+                    if before.wanted.is_some_and(|since| now - since > self.patience) {
+                        let _nobody_waits = done.send(Err(no_answer(frame, self.patience)));
+                        return load;
+                    }
+                    before.wanted = before.wanted.or(wanted);
+                    on_their_way.push(frame.clone());
+                    return before.load.clone();
+                }
                 // It may have arrived since it was missed.
                 if let Some(bytes) = self.memory.get(frame.class, &frame.key()) {
                     let _nobody_waits = done.send(Ok(bytes));
                 } else {
-                    under_way.insert(frame.key(), load.clone());
+                    under_way.insert(frame.key(), UnderWay { load: load.clone(), wanted });
                     begun.push(frame.clone());
                     senders.push(Some(done));
                 }
@@ -160,7 +182,7 @@ impl CachedFrames {
                 memory: self.memory.clone(),
                 counters: self.counters.clone(),
             };
-            self.runtime.spawn(flight.run(self.inner.clone(), purpose, self.limit));
+            self.runtime.spawn(flight.run(self.inner.clone(), purpose, self.limit()));
         }
         loads
     }
@@ -171,7 +193,7 @@ struct Flight {
     frames: Vec<FrameRef>,
     /// Whom to tell of each; taken when it has come.
     senders: Vec<Option<oneshot::Sender<Answer>>>,
-    loads: Arc<Mutex<HashMap<FrameKey, Load>>>,
+    loads: Arc<Mutex<HashMap<FrameKey, UnderWay>>>,
     memory: Arc<MemoryFrames>,
     counters: Arc<Counters>,
 }
@@ -223,7 +245,7 @@ impl Drop for Flight {
 fn no_answer(frame: &FrameRef, limit: Duration) -> Arc<Error> {
     let reason = format!("no answer within {limit:?}");
     let what = format!("a frame of packfile {}", frame.packfile.short());
-    Arc::new(StoreError::new(StoreErrorKind::Unavailable, "read", what, reason).into())
+    Arc::new(StoreError::new(StoreErrorKind::TimedOut, "read", what, reason).into())
 }
 
 #[async_trait]

@@ -8,9 +8,9 @@ use std::time::Duration;
 use plakar_engine::id::ObjectId;
 use plakar_engine::snapshot::Snapshot;
 
-/// Memory for caches unless said otherwise. The process takes that and about 80 MiB: for decoding, for the
+/// Memory for caches unless said otherwise. The process takes that and about 70 MiB: for decoding, for the
 /// inodes of the kernel's source, and for what the allocator holds back; below 150 MiB in all.
-pub const DEFAULT_CACHE_BYTES: u64 = 48 << 20;
+pub const DEFAULT_CACHE_BYTES: u64 = 56 << 20;
 /// How long a request may wait for the store unless said otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(15);
 

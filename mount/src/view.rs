@@ -41,6 +41,9 @@ pub(crate) const LATEST: &[u8] = b"latest";
 pub(crate) const HISTORIES: [&str; 2] = ["versions", "by-path"];
 /// Fewest digits of an id that resolve at the root.
 const MIN_PREFIX: usize = 4;
+/// How long a snapshot that is shown no more is still found by name: as long as the kernel keeps links to it, and a
+/// moment more.
+const FAREWELL_NS: i64 = 2_000_000_000;
 /// Cookies below are the kernel's and those of `.` and `..`.
 pub(crate) const FIRST_COOKIE: u64 = 8;
 
@@ -160,6 +163,8 @@ pub struct View {
     /// What is shown, oldest first.
     shown: Vec<Shown>,
     by_id: BTreeMap<ObjectId, usize>,
+    /// What is shown no more, and since when: who has just followed a link still finds it.
+    departed: Vec<(i64, Shown)>,
     /// Rises with every change of the snapshots that are shown.
     generation: u64,
 }
@@ -198,7 +203,7 @@ impl View {
         }
         let newest = snapshots.last().map_or(0, |s| s.time_ns);
         let by_id = shown.iter().enumerate().map(|(i, s)| (s.snapshot.id, i)).collect();
-        Self { folders: tree.finish(timestamp(newest)), shown, by_id, generation: 0 }
+        Self { folders: tree.finish(timestamp(newest)), shown, by_id, departed: Vec::new(), generation: 0 }
     }
 
     /// Takes over the times of directories that are the same in an older view, gives the others a newer one than they
@@ -224,6 +229,9 @@ impl View {
                 .collect();
             changes.push(Change { folder: path.clone(), names });
         }
+        let gone = older.shown.iter().filter(|s| !self.by_id.contains_key(&s.snapshot.id));
+        let before = older.departed.iter().filter(|(since, _)| now_ns - since < FAREWELL_NS).cloned();
+        self.departed = before.chain(gone.map(|s| (now_ns, s.clone()))).collect();
         self.generation = older.generation + u64::from(!changes.is_empty());
         changes
     }
@@ -246,6 +254,12 @@ impl View {
     /// A snapshot that is shown.
     pub fn snapshot(&self, id: &ObjectId) -> Option<&Shown> {
         self.by_id.get(id).map(|i| &self.shown[*i])
+    }
+
+    /// A snapshot that has just gone, by the name of its directory.
+    pub(crate) fn departed(&self, name: &[u8], now_ns: i64) -> Option<&Arc<Snapshot>> {
+        let just = |(since, s): &&(i64, Shown)| *s.name == *name && now_ns - since < FAREWELL_NS;
+        self.departed.iter().find(just).map(|(_, s)| &s.snapshot)
     }
 
     /// The one snapshot whose id begins with these digits.

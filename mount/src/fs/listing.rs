@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use plakar_engine::meta::Timestamp;
+use plakar_engine::snapshot::Snapshot;
 use plakar_engine::tree::{Detail, Entry};
 
 use super::attr::Shape;
@@ -177,12 +178,15 @@ impl SnapshotFs {
                 let ino = self.inodes.hold(&identity, || Inode::Text(text.clone()));
                 self.owners.attr_of_view(ino, Shape::Text(text.bytes.len()), text.mtime)
             }
-            Target::Snapshot(snapshot) => {
-                let dir = Dir::top(snapshot.clone(), &self.numbers);
-                let ino = self.inodes.hold(&dir.identity, || Inode::Directory(dir.clone()));
-                self.attr_of_dir(ino, &dir)
-            }
+            Target::Snapshot(snapshot) => self.hold_snapshot(snapshot),
         }
+    }
+
+    /// Holds the inode of a snapshot's recorded `/`.
+    pub(super) fn hold_snapshot(&self, snapshot: &Arc<Snapshot>) -> Attr {
+        let dir = Dir::top(snapshot.clone(), &self.numbers);
+        let ino = self.inodes.hold(&dir.identity, || Inode::Directory(dir.clone()));
+        self.attr_of_dir(ino, &dir)
     }
 
     /// Holds the inode of a directory of a view.

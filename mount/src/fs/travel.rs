@@ -58,6 +58,11 @@ impl SnapshotFs {
             return Ok(Lookup::Found { attr, holds: Holds::WithTheView });
         }
         let Some(listed) = view.folder(folder) else { return self.lookup_version(view, folder, name).await };
+        if folder == b"snapshots"
+            && let Some(gone) = view.departed(name, super::now_ns())
+        {
+            return Ok(Lookup::Found { attr: self.hold_snapshot(gone), holds: Holds::Once });
+        }
         let depth = parts(folder).len();
         let there = match split(name, &Zoned::now()) {
             // In a folder of some snapshots, those: the root and `snapshots` have all.

@@ -260,6 +260,12 @@ fn views_are_live() {
         assert!(Instant::now() < within + Duration::from_secs(2), "the removed snapshot stays");
         std::thread::sleep(Duration::from_millis(10));
     }
+    // Who has just followed a link to it still finds it, for a moment.
+    assert!(fs::metadata(m.at.join(&latest)).is_ok());
+    while fs::metadata(m.at.join(&latest)).is_ok() {
+        assert!(Instant::now() < within + Duration::from_secs(8), "the removed snapshot is still found");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     assert_eq!(fs::metadata(m.at.join(latest)).unwrap_err().kind(), ErrorKind::NotFound);
     let mut byte = [0];
     open.read_exact_at(&mut byte, 0).unwrap();
