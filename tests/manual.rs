@@ -22,13 +22,14 @@ fn examples(manual: &str) -> Vec<Example> {
             "```console" => inside = true,
             "```" => inside = false,
             _ if !inside => {}
-            _ => match (text.strip_prefix("$ "), out.last_mut()) {
-                (Some(command), _) => {
+            _ => {
+                if let Some(command) = text.strip_prefix("$ ") {
                     out.push(Example { line: i + 1, command: command.into(), prints: Vec::new() });
+                } else {
+                    let last = out.last_mut().expect("a command stands before what it prints");
+                    last.prints.push(text.into());
                 }
-                (None, Some(last)) => last.prints.push(text.into()),
-                (None, None) => panic!("line {}: output without a command", i + 1),
-            },
+            }
         }
     }
     out

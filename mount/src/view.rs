@@ -11,8 +11,7 @@
 //! by-path/<path>                           all that ever stood there; a file is a directory of its versions
 //! ```
 //!
-//! `versions` and `by-path` stand below each host too; they read the store and are made in
-//! [`history`](crate::fs::history).
+//! `versions` and `by-path` stand below each host too; they read the store and are made in `fs::history`.
 //!
 //! Directories of snapshots stand in one place only, everything else is relative symlinks to them: one directory inode
 //! may have one name, or the kernel would move it between them. A [`View`] is a value made from the catalogue; a

@@ -23,7 +23,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// That of this process, whose standard error was opened at `path` by [`open`].
+    /// That of this process, whose standard error was opened at `path` by `open`.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), limit: LIMIT, turning: Mutex::new(()) }
     }
