@@ -4,7 +4,7 @@
 //! by itself, in small steps and several at once: offsets need only be near the last one. A file's window grows with
 //! every step that goes on; a jump begins anew. Small files are stored in the order of a walk, many to a frame: whoever
 //! goes from frame to frame gets the next ones too. Which of them the kernel is given is the business of
-//! [`neighbours`](crate::fs::neighbours).
+//! `fs::neighbours`.
 
 use std::ops::Range;
 use std::sync::Arc;

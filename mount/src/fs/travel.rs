@@ -1,7 +1,9 @@
 //! Names that are looked up and never listed: `etc/passwd@yesterday`, `@3d`, the beginning of an id at the root.
 //!
-//! What is no directory is given itself, so that `cp -a` copies it. A directory is given as a link to where it stands
-//! in the other snapshot, since one directory can have only one name. A real name always wins.
+//! A file is given itself, so that `cp -a` copies it. A directory is given as a link to where it stands in the other
+//! snapshot, since one directory can have only one name; so is a symlink, whose target is meant from there, and
+//! whatever stood in a directory that was not open to all: only on the straight way there does the kernel check who may
+//! enter. A real name always wins.
 
 use std::sync::Arc;
 
@@ -35,7 +37,8 @@ impl SnapshotFs {
             return Ok(MISSING);
         };
         let Some((parent, entry, position)) = self.entry_at(there, &path).await? else { return Ok(MISSING) };
-        if entry.directory().is_none() {
+        let lies_there = matches!(entry.detail, Detail::Directory { .. } | Detail::Symlink(_));
+        if !lies_there && is_open_to_all(&parent) {
             let attr = self.hold_entry(&parent, &entry, position);
             return Ok(Lookup::Found { attr, holds: Holds::Once });
         }
@@ -114,4 +117,17 @@ impl SnapshotFs {
         let shown = run.at(position).filter(|e| !matches!(e.detail, Detail::Missing));
         Ok(shown.map(|e| (e.clone(), position)))
     }
+}
+
+/// Whether everybody may pass through a directory and all above it.
+fn is_open_to_all(dir: &Dir) -> bool {
+    let mut at = Some(dir);
+    while let Some(dir) = at {
+        let has_acl = dir.entry.xattrs.iter().any(|x| x.name.starts_with(b"system.posix_acl"));
+        if dir.entry.meta.mode & 0o111 != 0o111 || has_acl {
+            return false;
+        }
+        at = dir.parent.as_deref();
+    }
+    true
 }

@@ -109,6 +109,32 @@ async fn a_name_with_a_time_is_what_stood_there_then() {
 }
 
 #[tokio::test]
+async fn a_name_with_a_time_opens_no_door() {
+    let store = TestStore::new().await;
+    let of = |mode, text: &str| {
+        let inside = Node::directory([("file", Node::file(text)), ("link", Node::symlink("file"))]);
+        Node::directory([("d", inside.mode(mode))])
+    };
+    store.backup(of(0o700, "secret"), &["/"], header("web", 0)).await;
+    store.backup(of(0o755, "public"), &["/"], header("web", 1)).await;
+    store.backup(of(0o755, "public too"), &["/"], header("web", 2)).await;
+    let fs = open(&store, FsConfig::default()).await;
+    let s = names(&fs, "snapshots").await;
+    let d = format!("snapshots/{}/d", s[2]);
+    // The kernel checks the way to what a link leads to.
+    assert_eq!(
+        link(&fs, &format!("{d}/file@2026-01-10")).await,
+        format!("../../../snapshots/{}/d/file", s[0])
+    );
+    assert_eq!(text(&fs, &format!("{d}/file@2026-01-11")).await, Ok("public".into()));
+    // Its target is meant from where it stands.
+    assert_eq!(
+        link(&fs, &format!("{d}/link@2026-01-11")).await,
+        format!("../../../snapshots/{}/d/link", s[1])
+    );
+}
+
+#[tokio::test]
 async fn versions_list_each_change_once() {
     let store = TestStore::new().await;
     let s = five(&store).await;
