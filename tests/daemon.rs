@@ -136,6 +136,9 @@ fn it_ends_however_it_is_asked_to_and_leaves_nothing() {
             _ => mount.signal(Signal::INT),
         }
         mount.has_ended();
+        // Nothing was wrong, so nothing is said to be.
+        let said = fs::read_to_string(&log).unwrap();
+        assert!(!said.contains("ERROR") && !said.contains("WARN"), "{way}: {said}");
         assert!(!pid_file.exists(), "{way}");
         assert_eq!(records(&sandbox), [""; 0], "{way}");
         assert_eq!(list(&sandbox), [Value::Null; 0], "{way}");
