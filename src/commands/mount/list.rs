@@ -48,8 +48,8 @@ fn word(state: &State) -> &'static str {
     }
 }
 
-/// `2026-11-20T22:26:57Z alive           12345  12.3 MiB         -     1,234 /srv/store all /mnt/backups`, where `-`
-/// stands for what is not known or not used.
+/// When, state, process, what it holds in memory and on disk, requests, store, part and place; `-` stands for what is
+/// not known or not used.
 fn line(record: &Record, state: &State) -> String {
     let status = match state {
         State::Alive(status) => status,
@@ -63,7 +63,7 @@ fn line(record: &Record, state: &State) -> String {
     let requests = requests.map(|kinds| text::count(kinds.values().filter_map(Value::as_u64).sum()));
     let or_dash = |shown: Option<String>| shown.unwrap_or_else(|| "-".into());
     format!(
-        "{} {:13} {:>7} {:>9} {:>9} {:>9} {} {} ",
+        "{} {:13} pid {:<7} {:>9} memory {:>9} disk {:>9} requests {} {} ",
         time::show(record.mounted),
         word(state),
         record.pid,
@@ -105,12 +105,12 @@ mod tests {
         }));
         assert_eq!(
             line(&record, &alive),
-            "2026-11-20T22:26:57Z alive           12345  12.3 MiB   1.0 KiB     1,234 '/srv/my store' all "
+            "2026-11-20T22:26:57Z alive         pid 12345    12.3 MiB memory   1.0 KiB disk     1,234 requests '/srv/my store' all "
         );
         let part = Record { shows: Some("latest:etc".into()), ..record };
         assert_eq!(
             line(&part, &State::Silent),
-            "2026-11-20T22:26:57Z not answering   12345         -         -         - '/srv/my store' latest:etc "
+            "2026-11-20T22:26:57Z not answering pid 12345           - memory         - disk         - requests '/srv/my store' latest:etc "
         );
     }
 }
