@@ -17,7 +17,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::common::mount::{is_mounted, is_running};
+use crate::common::mount::{eventually, is_mounted, is_running};
 use crate::common::sandbox::{NOBODY, read_until, run_tool};
 use crate::common::{Outcome, Sandbox, SmallDisk};
 
@@ -32,16 +32,6 @@ fn with_snapshot() -> Sandbox {
     }
     sandbox.backup(&source);
     sandbox
-}
-
-/// Looks until it holds, for a while.
-#[track_caller]
-fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A mount in the background, which ends with the test.

@@ -106,6 +106,15 @@ impl Specimen {
         }
     }
 
+    /// Harms an object in each of several ways, with each state of the caches, and looks each time.
+    fn each(&self, object: &Path, caches: &[Cache], harms: &[Harm], look: impl Fn(Harm, Cache)) {
+        for cache in caches {
+            for harm in harms {
+                self.with(&[object], *cache, || harm.apply(object), || look(*harm, *cache));
+            }
+        }
+    }
+
     /// `check` ends with 65 and names the problems; gives them as `path: reason`.
     fn check_finds(&self) -> Vec<String> {
         let outcome = self.sandbox.run(["check", "-json"]).ends_with(65);
@@ -175,29 +184,25 @@ const CACHES: [Cache; 2] = [Cache::Kept, Cache::Removed];
 fn a_damaged_data_packfile_costs_only_the_files_in_it() {
     let s = Specimen::new();
     let object = s.object(0, "data");
-    for cache in CACHES {
-        for harm in [Flip(60), FlipMiddle, CutInHalf, Cut(100), Cut(0), Zeros, Gone] {
-            s.with(
-                &[object],
-                cache,
-                || harm.apply(object),
-                || {
-                    let problems = s.check_finds();
-                    let foreign = problems.iter().find(|p| p.starts_with(&s.ids[1][..8]));
-                    assert_eq!(foreign, None, "{harm:?} {cache:?}");
-                    let lost = s.restores_only_right_files(0, &[3]);
-                    if matches!(harm, Flip(_) | FlipMiddle) {
-                        // One bit costs one frame: 1 MiB of small files, or a slice of a large one.
-                        let sizes = lost.iter().map(|f| f.metadata().unwrap().len());
-                        let small: u64 = sizes.filter(|n| *n <= 256 << 10).sum();
-                        assert!(small <= 1 << 20, "{harm:?} {cache:?}: one bit cost {lost:?}");
-                    }
-                    s.is_whole(1);
-                    s.sandbox.run(["ls", &s.ids[0]]).succeeds();
-                },
-            );
-        }
-    }
+    s.each(
+        object,
+        &CACHES,
+        &[Flip(60), FlipMiddle, CutInHalf, Cut(100), Cut(0), Zeros, Gone],
+        |harm, cache| {
+            let problems = s.check_finds();
+            let foreign = problems.iter().find(|p| p.starts_with(&s.ids[1][..8]));
+            assert_eq!(foreign, None, "{harm:?} {cache:?}");
+            let lost = s.restores_only_right_files(0, &[3]);
+            if matches!(harm, Flip(_) | FlipMiddle) {
+                // One bit costs one frame: 1 MiB of small files, or a slice of a large one.
+                let sizes = lost.iter().map(|f| f.metadata().unwrap().len());
+                let small: u64 = sizes.filter(|n| *n <= 256 << 10).sum();
+                assert!(small <= 1 << 20, "{harm:?} {cache:?}: one bit cost {lost:?}");
+            }
+            s.is_whole(1);
+            s.sandbox.run(["ls", &s.ids[0]]).succeeds();
+        },
+    );
 }
 
 #[test]
@@ -206,17 +211,15 @@ fn damage_beside_the_frames_of_a_packfile_is_found_too() {
     for area in ["data", "meta"] {
         let object = s.object(0, area);
         // In turn: preamble (magic, store, nonce), footer, its length, the last word; one byte more or less.
-        for harm in [Flip(0), Flip(10), Flip(30), Flip(-60), Flip(-14), Flip(-1), Cut(-1), Longer] {
-            s.with(
-                &[object],
-                Cache::Kept,
-                || harm.apply(object),
-                || {
-                    s.check_finds();
-                    s.is_whole(1);
-                },
-            );
-        }
+        s.each(
+            object,
+            &[Cache::Kept],
+            &[Flip(0), Flip(10), Flip(30), Flip(-60), Flip(-14), Flip(-1), Cut(-1), Longer],
+            |_, _| {
+                s.check_finds();
+                s.is_whole(1);
+            },
+        );
     }
 }
 
@@ -224,27 +227,16 @@ fn damage_beside_the_frames_of_a_packfile_is_found_too() {
 fn a_damaged_metadata_packfile_costs_only_its_snapshots() {
     let s = Specimen::new();
     let object = s.object(0, "meta");
-    for cache in CACHES {
-        for harm in [Flip(60), FlipMiddle, CutInHalf, Cut(0), Zeros, Gone] {
-            s.with(
-                &[object],
-                cache,
-                || harm.apply(object),
-                || {
-                    let problems = s.check_finds();
-                    // The table of owners' names is one blob for both; nothing else may be hit in the other one.
-                    let foreign = problems
-                        .iter()
-                        .find(|p| p.starts_with(&s.ids[1][..8]) && !p.contains("(owner names)"));
-                    assert_eq!(foreign, None, "{harm:?} {cache:?}");
-                    s.restores_only_right_files(0, &[3, 65]);
-                    s.is_whole(1);
-                    let listed = s.sandbox.run(["ls"]).succeeds();
-                    assert_eq!(listed.text().lines().count(), 2);
-                },
-            );
-        }
-    }
+    s.each(object, &CACHES, &[Flip(60), FlipMiddle, CutInHalf, Cut(0), Zeros, Gone], |harm, cache| {
+        let problems = s.check_finds();
+        // The table of owners' names is one blob for both; nothing else may be hit in the other one.
+        let foreign = problems.iter().find(|p| p.starts_with(&s.ids[1][..8]) && !p.contains("(owner names)"));
+        assert_eq!(foreign, None, "{harm:?} {cache:?}");
+        s.restores_only_right_files(0, &[3, 65]);
+        s.is_whole(1);
+        let listed = s.sandbox.run(["ls"]).succeeds();
+        assert_eq!(listed.text().lines().count(), 2);
+    });
 }
 
 #[test]
@@ -281,33 +273,24 @@ fn swap([a, b]: [&Path; 2]) {
 fn a_damaged_state_costs_only_what_it_names() {
     let s = Specimen::new();
     let object = s.object(0, "states");
-    for cache in CACHES {
-        for harm in
-            [Flip(0), Flip(60), FlipMiddle, Flip(-30), Flip(-1), CutInHalf, Cut(0), Cut(-1), Zeros, Gone]
-        {
-            s.with(
-                &[object],
-                cache,
-                || harm.apply(object),
-                || {
-                    let problems = s.check_finds();
-                    if harm != Gone {
-                        let name = object.file_name().unwrap().to_str().unwrap();
-                        assert!(
-                            problems.iter().any(|p| p.contains(name)),
-                            "{harm:?} {cache:?}: {problems:?}"
-                        );
-                    }
-                    s.is_whole(1);
-                    let listed = s.sandbox.run(["ls"]).succeeds();
-                    assert_eq!(listed.text().lines().count(), 2);
-                    if cache == Cache::Removed {
-                        s.restores_only_right_files(0, &[3, 65]);
-                    }
-                },
-            );
-        }
-    }
+    s.each(
+        object,
+        &CACHES,
+        &[Flip(0), Flip(60), FlipMiddle, Flip(-30), Flip(-1), CutInHalf, Cut(0), Cut(-1), Zeros, Gone],
+        |harm, cache| {
+            let problems = s.check_finds();
+            if harm != Gone {
+                let name = object.file_name().unwrap().to_str().unwrap();
+                assert!(problems.iter().any(|p| p.contains(name)), "{harm:?} {cache:?}: {problems:?}");
+            }
+            s.is_whole(1);
+            let listed = s.sandbox.run(["ls"]).succeeds();
+            assert_eq!(listed.text().lines().count(), 2);
+            if cache == Cache::Removed {
+                s.restores_only_right_files(0, &[3, 65]);
+            }
+        },
+    );
 }
 
 #[test]
@@ -342,28 +325,24 @@ fn a_damaged_snapshot_does_not_hide_the_others() {
     let s = Specimen::new();
     let object = s.object(0, "snapshots");
     let name = object.file_name().unwrap().to_str().unwrap();
-    for cache in CACHES {
-        for harm in [Flip(0), Flip(10), Flip(30), FlipMiddle, Flip(-1), CutInHalf, Cut(0), Zeros, Longer] {
-            s.with(
-                &[object],
-                cache,
-                || harm.apply(object),
-                || {
-                    let problems = s.check_finds();
-                    assert!(problems.iter().any(|p| p.contains(name)), "{harm:?} {cache:?}: {problems:?}");
-                    s.is_whole(1);
-                    let listed = s.sandbox.run(["ls"]);
-                    assert!(listed.text().contains(&s.ids[1][..8]), "{listed}");
-                    if cache == Cache::Removed {
-                        let listed = listed.ends_with(65).says(&[&name[..8], "damaged"]);
-                        assert!(!listed.text().contains(&s.ids[0][..8]));
-                        s.sandbox.run(["restore", "-to", "x", &s.ids[0]]).ends_with(65).says(&[&name[..8]]);
-                        assert!(!s.sandbox.path("x").exists());
-                    }
-                },
-            );
-        }
-    }
+    s.each(
+        object,
+        &CACHES,
+        &[Flip(0), Flip(10), Flip(30), FlipMiddle, Flip(-1), CutInHalf, Cut(0), Zeros, Longer],
+        |harm, cache| {
+            let problems = s.check_finds();
+            assert!(problems.iter().any(|p| p.contains(name)), "{harm:?} {cache:?}: {problems:?}");
+            s.is_whole(1);
+            let listed = s.sandbox.run(["ls"]);
+            assert!(listed.text().contains(&s.ids[1][..8]), "{listed}");
+            if cache == Cache::Removed {
+                let listed = listed.ends_with(65).says(&[&name[..8], "damaged"]);
+                assert!(!listed.text().contains(&s.ids[0][..8]));
+                s.sandbox.run(["restore", "-to", "x", &s.ids[0]]).ends_with(65).says(&[&name[..8]]);
+                assert!(!s.sandbox.path("x").exists());
+            }
+        },
+    );
 }
 
 #[test]

@@ -6,13 +6,12 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, Mode, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::common::mount::{is_mounted, is_running};
+use crate::common::mount::{eventually, is_mounted, is_running};
 use crate::common::sandbox::run_tool;
 use crate::common::torture::{self, CROWD, DEEP, DEEP_NAME, SPARSE};
 use crate::common::{ALL, Compare, Directory, MountGuard, Outcome, Sandbox, SmallDisk, hex_id};
@@ -104,16 +103,6 @@ fn with_snapshot() -> Sandbox {
     fs::write(source.join("sub/large"), torture::noise(1, 5 << 20)).unwrap();
     sandbox.backup(&source);
     sandbox
-}
-
-/// Looks until it holds, for a while.
-#[track_caller]
-fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 fn names(path: &Path) -> Vec<String> {

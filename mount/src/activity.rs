@@ -1,7 +1,6 @@
 //! What a mount has done so far: counts that only rise, kept without locks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 /// A number that others add to.
 #[derive(Debug, Default)]
@@ -23,9 +22,8 @@ impl Sum {
 }
 
 /// The counts of one mount.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Activity {
-    pub(crate) since: Instant,
     pub(crate) lookups: Sum,
     pub(crate) attributes: Sum,
     pub(crate) lists: Sum,
@@ -41,23 +39,4 @@ pub(crate) struct Activity {
     /// Files, and their bytes, that were put into the kernel's cache unasked.
     pub(crate) pushed_files: Sum,
     pub(crate) pushed_bytes: Sum,
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self {
-            since: Instant::now(),
-            lookups: Sum::default(),
-            attributes: Sum::default(),
-            lists: Sum::default(),
-            reads: Sum::default(),
-            links: Sum::default(),
-            xattrs: Sum::default(),
-            failed: Sum::default(),
-            timed_out: Sum::default(),
-            read_bytes: Sum::default(),
-            pushed_files: Sum::default(),
-            pushed_bytes: Sum::default(),
-        }
-    }
 }

@@ -17,8 +17,8 @@ mod travel;
 mod tree;
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use plakar_engine::error::{Error, Result};
 use plakar_engine::meta::Timestamp;
@@ -60,6 +60,16 @@ pub enum Holds {
     Once,
 }
 
+impl Holds {
+    /// How long a name in a view leads to what it stands for.
+    fn of(target: &Target) -> Self {
+        match target {
+            Target::Text(_) => Self::Once,
+            Target::Folder(_) | Target::Link(_) | Target::Snapshot(_) => Self::WithTheView,
+        }
+    }
+}
+
 /// What a lookup gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -98,12 +108,11 @@ pub struct SnapshotFs {
     owners: attr::Owners,
     xattrs: bool,
     view: RwLock<Arc<View>>,
-    /// What the store listed when the view was made.
-    listing: Mutex<[u8; 32]>,
     readahead: Readahead,
     walks: neighbours::Walks,
     histories: history::Histories,
-    activity: Arc<Activity>,
+    activity: Activity,
+    opened: Instant,
     runtime: Handle,
 }
 
@@ -134,7 +143,6 @@ impl SnapshotFs {
             }
         });
         let shares = Shares::of(config.cache_bytes);
-        let activity = Arc::new(Activity::default());
         let frames = CachedFrames::new(repository.clone(), shares.data, shares.meta, runtime.clone());
         let frames = Arc::new(frames.with_patience(config.deadline));
         let vfs = Vfs::new(repository.clone(), frames.clone());
@@ -172,11 +180,11 @@ impl SnapshotFs {
             owners: attr::Owners::new(&config),
             xattrs,
             view: RwLock::new(Arc::new(view)),
-            listing: Mutex::new(catalog.listing),
             readahead,
             walks: neighbours::Walks::default(),
             histories: history::Histories::default(),
-            activity,
+            activity: Activity::default(),
+            opened: Instant::now(),
             runtime,
             config,
         }))
@@ -225,9 +233,8 @@ impl SnapshotFs {
         if self.config.what != What::Store {
             return Ok(Vec::new());
         }
-        let seen = *self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = *self.view().listing();
         let Some(catalog) = self.repository.catalog_since(&seen).await? else { return Ok(Vec::new()) };
-        *self.listing.lock().unwrap_or_else(PoisonError::into_inner) = catalog.listing;
         let mut view = View::new(&catalog, &self.config.filter);
         if self.config.xattrs == Xattrs::Auto
             && !self.xattrs
@@ -278,10 +285,7 @@ impl SnapshotFs {
     async fn lookup_in_view(&self, path: &Arc<[u8]>, name: &[u8]) -> Result<Lookup, FsError> {
         let view = self.view();
         if let Some(item) = self.folder(&view, path).await?.as_ref().and_then(|f| f.item(name)) {
-            let holds = match item.target {
-                Target::Text(_) => Holds::Once,
-                _ => Holds::WithTheView,
-            };
+            let holds = Holds::of(&item.target);
             return Ok(Lookup::Found { attr: self.hold_item(&view, path, item), holds });
         }
         self.lookup_unlisted(&view, path, name).await

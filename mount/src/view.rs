@@ -166,6 +166,8 @@ pub struct View {
     departed: Vec<(i64, Shown)>,
     /// Rises with every change of the snapshots that are shown.
     generation: u64,
+    /// A digest of the listings that it was made from.
+    listing: [u8; 32],
 }
 
 impl View {
@@ -202,7 +204,14 @@ impl View {
         }
         let newest = snapshots.last().map_or(0, |s| s.time_ns);
         let by_id = shown.iter().enumerate().map(|(i, s)| (s.snapshot.id, i)).collect();
-        Self { folders: tree.finish(timestamp(newest)), shown, by_id, departed: Vec::new(), generation: 0 }
+        Self {
+            folders: tree.finish(timestamp(newest)),
+            shown,
+            by_id,
+            departed: Vec::new(),
+            generation: 0,
+            listing: catalog.listing,
+        }
     }
 
     /// Takes over the times of directories that are the same in an older view, gives the others a newer one than they
@@ -238,6 +247,11 @@ impl View {
     /// A directory, by its path from the root; the root's is empty.
     pub fn folder(&self, path: &[u8]) -> Option<&Arc<Folder>> {
         self.folders.get(path)
+    }
+
+    /// A digest of the listings that it was made from.
+    pub(crate) fn listing(&self) -> &[u8; 32] {
+        &self.listing
     }
 
     /// Rises with every change of the snapshots that are shown.

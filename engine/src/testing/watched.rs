@@ -9,6 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::cache::LocalDirs;
+use crate::error::Result;
+use crate::repository::Repository;
+use crate::storage::memory::MemoryStore;
 use crate::storage::{Area, Listed, ObjectName, PutObject, Store, StoreError};
 
 /// One call that was noted.
@@ -38,6 +42,16 @@ impl WatchedStore {
     /// In front of a store; answers at once until told otherwise.
     pub fn new(below: Arc<dyn Store>) -> Self {
         Self { below, state: Arc::new(watch::Sender::new(State::default())) }
+    }
+
+    /// Over a new sealed store in memory, with its repository.
+    pub async fn with_repository(dirs: &LocalDirs) -> Result<(Self, Arc<Repository>)> {
+        let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        super::new_store(&memory).await?;
+        let watched = Self::new(memory);
+        let store: Arc<dyn Store> = Arc::new(watched.clone());
+        let repository = super::open(&store, dirs).await?;
+        Ok((watched, repository))
     }
 
     /// Forgets what was noted; from now on reads wait to be released.

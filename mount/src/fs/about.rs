@@ -109,7 +109,7 @@ impl SnapshotFs {
     pub fn status(&self) -> Status {
         let a = &self.activity;
         Status {
-            seconds: a.since.elapsed().as_secs(),
+            seconds: self.opened.elapsed().as_secs(),
             snapshots: self.shown().len(),
             inodes: self.inodes.len(),
             requests: Requests {

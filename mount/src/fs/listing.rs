@@ -145,10 +145,7 @@ impl SnapshotFs {
                     true => self.hold_item(view, path, item),
                     false => self.number_item(path, item),
                 };
-                let holds = match item.target {
-                    Target::Text(_) => Holds::Once,
-                    _ => Holds::WithTheView,
-                };
+                let holds = Holds::of(&item.target);
                 Some(Item { name: &item.name, cookie: item.cookie, attr, holds, dot: false })
             }
             Entries::End => None,

@@ -81,7 +81,7 @@ impl Walks {
         let goes_on = |w: &Walk| position >= w.given.end && position - w.given.end <= w.step;
         let before = before.filter(goes_on);
         let files = before.as_ref().map_or(FIRST, |w| (w.step * 2).min(MOST));
-        self.about_to_give(dir, position, files);
+        self.given(dir, position..u32::MAX, files);
         Some((files, before.is_some() || self.sure.load(Ordering::Relaxed) >= SURE))
     }
 
@@ -90,16 +90,12 @@ impl Walks {
         let sure = self.change_sure(|s| s.saturating_sub(1)) >= SURE;
         let give = sure && !self.walks.contains_key(&dir);
         if give {
-            self.about_to_give(dir, 0, MOST);
+            self.given(dir, 0..u32::MAX, MOST);
         }
         give
     }
 
-    /// Until it is known how far a step goes, all that comes counts as given.
-    fn about_to_give(&self, dir: u64, from: u32, step: u32) {
-        self.walks.insert(dir, Walk { given: from..u32::MAX, step });
-    }
-
+    /// Until it is known how far a step goes, its end is the last position that there can be.
     fn given(&self, dir: u64, files: Range<u32>, step: u32) {
         self.walks.insert(dir, Walk { given: files, step });
     }

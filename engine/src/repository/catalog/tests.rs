@@ -9,12 +9,9 @@ use crate::testing::{local_dirs, new_store, open};
 #[tokio::test]
 async fn one_new_snapshot_among_many_costs_one_read() {
     const MANY: usize = 3000;
-    let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    new_store(&memory).await.unwrap();
-    let watched = WatchedStore::new(memory);
-    let store: Arc<dyn Store> = Arc::new(watched.clone());
     let temporary = tempfile::tempdir().unwrap();
-    let repository = open(&store, &local_dirs(temporary.path())).await.unwrap();
+    let dirs = local_dirs(temporary.path());
+    let (watched, repository) = WatchedStore::with_repository(&dirs).await.unwrap();
     let put = async |time_ns| {
         let snapshot = Snapshot { time_ns, tags: vec!["first".into()], ..Snapshot::empty() };
         repository.put_small(Area::Snapshots, &snapshot.encode()).await.unwrap().0
@@ -57,8 +54,9 @@ async fn one_new_snapshot_among_many_costs_one_read() {
     assert!(!third.holds(&new) && third.snapshots.len() == MANY);
 
     // Another process finds all of it in the local cache, and a change by anybody else is only that change.
+    let store = repository.store().clone();
     drop(repository);
-    let again = open(&store, &local_dirs(temporary.path())).await.unwrap();
+    let again = open(&store, &dirs).await.unwrap();
     watched.take_calls();
     assert_eq!(again.catalog().await.unwrap().snapshots.len(), MANY);
     assert_eq!(gets(), []);

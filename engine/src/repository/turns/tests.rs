@@ -7,10 +7,9 @@ use crate::frame::FrameEncoder;
 use crate::id::ObjectId;
 use crate::repository::Repository;
 use crate::repository::reader::{FrameRef, FrameSource};
-use crate::storage::memory::MemoryStore;
-use crate::storage::{Area, ObjectName, Store, put_bytes};
+use crate::storage::{Area, ObjectName, put_bytes};
+use crate::testing::local_dirs;
 use crate::testing::watched::{Call, WatchedStore};
-use crate::testing::{local_dirs, new_store, open};
 
 /// A packfile of frames without an index: frame n holds n, a hundred times.
 async fn frames(repository: &Repository, n: u8) -> Vec<FrameRef> {
@@ -50,12 +49,9 @@ fn is_for(call: &Call, frame: &FrameRef) -> bool {
 
 #[tokio::test]
 async fn what_somebody_waits_for_is_not_behind_prefetch() {
-    let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    new_store(&memory).await.unwrap();
-    let watched = WatchedStore::new(memory);
-    let store: Arc<dyn Store> = Arc::new(watched.clone());
     let temporary = tempfile::tempdir().unwrap();
-    let repository = open(&store, &local_dirs(temporary.path())).await.unwrap();
+    let dirs = local_dirs(temporary.path());
+    let (watched, repository) = WatchedStore::with_repository(&dirs).await.unwrap();
     let frames = frames(&repository, 103).await;
     watched.hold();
     let prefetches: Vec<Reading> =
@@ -120,12 +116,9 @@ async fn a_prefetch_that_is_given_up_gives_its_turn_back() {
 
 #[tokio::test]
 async fn frames_are_handed_over_as_they_come() {
-    let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    new_store(&memory).await.unwrap();
-    let watched = WatchedStore::new(memory);
-    let store: Arc<dyn Store> = Arc::new(watched.clone());
     let temporary = tempfile::tempdir().unwrap();
-    let repository = open(&store, &local_dirs(temporary.path())).await.unwrap();
+    let dirs = local_dirs(temporary.path());
+    let (watched, repository) = WatchedStore::with_repository(&dirs).await.unwrap();
     // Of several packfiles, so that there are several requests.
     let mut wanted = Vec::new();
     for _ in 0..3 {
