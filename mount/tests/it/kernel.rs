@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use plakar_engine::meta::Kind;
 use plakar_engine::snapshot::Snapshot;
 use plakar_mount::config::FsConfig;
+use plakar_mount::fs::SnapshotFs;
 use plakar_mount::session::Holder;
 use plakar_mount::{MountConfig, MountError, MountSession, Unmount, What};
 
@@ -272,19 +273,36 @@ fn views_are_live() {
     assert_eq!(&byte, b"x");
 }
 
-/// Reads all files of a directory in the order of their inode numbers, as `cp` does; gives how many the mount was
-/// asked for.
+/// Waits until the mount has pushed what it pushes after a read: on a busy machine its thread may not get to it for a
+/// while. `before` are the files that it had pushed before that read.
+fn settle(fs: &SnapshotFs, before: u64) {
+    let (mut last, patience) = (before, Instant::now() + Duration::from_millis(200));
+    while Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(5));
+        let now = fs.status().pushed_files;
+        if now == last && now != before {
+            break;
+        }
+        last = now;
+    }
+}
+
+/// Reads all files of a directory in the order of their inode numbers, as a `cp` does that is slower than the mount;
+/// gives how many the mount was asked for.
 fn read_all(m: &Mounted, folder: &str, wanted: &BTreeMap<String, Vec<u8>>) -> u64 {
-    let fs = m.session.as_ref().unwrap().file_system();
-    let before = fs.status().requests.reads;
+    let file_system = m.session.as_ref().unwrap().file_system();
+    let before = file_system.status().requests.reads;
     let mut entries: Vec<_> = fs::read_dir(m.path(folder)).unwrap().map(|e| e.unwrap()).collect();
     entries.sort_by_key(std::os::unix::fs::DirEntryExt::ino);
     assert_eq!(entries.len(), wanted.len());
     for entry in entries {
-        let name = entry.file_name().into_string().unwrap();
+        let (name, status) = (entry.file_name().into_string().unwrap(), file_system.status());
         assert_eq!(fs::read(entry.path()).unwrap(), wanted[&name], "{name}");
+        if file_system.status().requests.reads > status.requests.reads {
+            settle(file_system, status.pushed_files);
+        }
     }
-    fs.status().requests.reads - before
+    file_system.status().requests.reads - before
 }
 
 #[test]
