@@ -41,7 +41,7 @@ impl Config {
             sealed,
             created_ns,
             chunks: ChunkSizes { min: 128 << 10, avg: 512 << 10, max: 2 << 20 },
-            frame_bytes: 1 << 20,
+            frame_bytes: 2 << 20,
             slice_bytes: 256 << 10,
             packfile_bytes: 32 << 20,
             zstd_level: Some(3),

@@ -13,6 +13,7 @@ mod ahead;
 mod assemble;
 mod dry_run;
 mod exclude;
+mod order;
 mod previous;
 mod read;
 mod scan;
@@ -30,6 +31,7 @@ use crate::repository::{Repository, now_ns};
 use crate::snapshot::Snapshot;
 use assemble::Assembly;
 use exclude::Excludes;
+use order::Order;
 use previous::Previous;
 
 /// What to write into the snapshot, and how to go about it.
@@ -117,25 +119,29 @@ pub async fn backup(
 fn work(assembly: &Arc<Assembly>, excludes: &Excludes) -> Result<()> {
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
     let (units, unit_queue) = crossbeam_channel::bounded(2 * read::READERS);
-    let (jobs, job_queue) = crossbeam_channel::bounded(processors);
+    let (batches, batch_queue) = crossbeam_channel::bounded(processors);
+    let order = Order::new(batches.clone(), assembly.run.repository().config().frame_bytes as usize);
     let buffers = read::Buffers::new(read::READERS);
     let large = read::Turns::new(processors.clamp(2, 4));
     let ok = std::thread::scope(|s| {
-        let mut threads = Vec::new();
+        let mut workers = Vec::new();
         for _ in 0..processors {
-            let queue = job_queue.clone();
-            threads.push(s.spawn(|| read::identify(assembly, queue, &buffers)));
+            let queue = batch_queue.clone();
+            workers.push(s.spawn(|| read::identify(assembly, queue, &buffers)));
         }
-        drop(job_queue);
+        drop(batch_queue);
+        let mut readers = Vec::new();
         for _ in 0..read::READERS {
-            let (queue, jobs) = (unit_queue.clone(), jobs.clone());
-            threads.push(s.spawn(|| read::read(assembly, queue, jobs, &buffers, &large)));
+            let (queue, large_files) = (unit_queue.clone(), batches.clone());
+            readers.push(s.spawn(|| read::read(assembly, queue, &order, large_files, &buffers, &large)));
         }
-        drop((unit_queue, jobs));
+        drop((unit_queue, batches));
         if let Err(e) = scan::scan(assembly, excludes, units) {
             assembly.run.fail(e);
         }
-        threads.into_iter().all(|t| t.join().is_ok())
+        let read = readers.into_iter().all(|t| t.join().is_ok());
+        order.finish();
+        workers.into_iter().all(|t| t.join().is_ok()) && read
     });
     assembly.run.check()?;
     if ok { Ok(()) } else { Err(Error::Bug("a reader or worker ended early")) }

@@ -34,6 +34,10 @@ const CHECKPOINT_BLOBS: usize = 100_000;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 /// A longer run renews its lease.
 const LEASE_EVERY: Duration = Duration::from_secs(3600);
+/// Nodes are looked up one by one more often than files are: their frames stay smaller.
+const META_FRAME: u32 = 1 << 20;
+/// A frame that was made so many times smaller is compact.
+const COMPACT: u64 = 8;
 /// Groups waiting for a packer; each is about a frame.
 const QUEUE: usize = 4;
 
@@ -185,11 +189,13 @@ impl Run {
         let config = &self.repository.config;
         let encoder = FrameEncoder::new(config.zstd_level)
             .map_err(|e| Error::io("prepare compression for", std::path::Path::new("frames"), e))?;
+        let most = if class == Class::Meta { META_FRAME } else { u32::MAX };
         Ok(Framer {
             class,
             encoder,
-            frame_bytes: config.frame_bytes as usize,
+            frame_bytes: config.frame_bytes.min(most) as usize,
             slice_bytes: config.slice_bytes as usize,
+            alone: config.slice_bytes as usize,
             buffer: Vec::new(),
             blobs: Vec::new(),
         })
@@ -368,6 +374,8 @@ pub struct Framer {
     encoder: FrameEncoder,
     frame_bytes: usize,
     slice_bytes: usize,
+    /// Larger blobs are sliced: either of the two above, by how well the last frame was compressed.
+    alone: usize,
     buffer: Vec<u8>,
     blobs: Vec<BlobRecord>,
 }
@@ -377,12 +385,13 @@ impl Framer {
     pub fn push(&mut self, run: &Run, id: BlobId, clear: &[u8]) -> Result<()> {
         let (len, class) = (clear.len() as u32, self.class);
         let record = |offset, sliced| BlobRecord { id, frame: 0, offset, len, sliced, class };
-        if clear.len() > self.slice_bytes {
+        if clear.len() > self.alone {
             let blobs = vec![record(0, true)];
-            let frames = clear
+            let frames: Vec<SealedFrame> = clear
                 .chunks(self.slice_bytes)
                 .map(|slice| self.encoder.encode(&run.key, self.class, slice))
                 .collect();
+            frames.last().into_iter().for_each(|f| self.learn(f));
             return run.submit(self.class, Group { frames, blobs });
         }
         if self.buffer.len() + clear.len() > self.frame_bytes {
@@ -396,12 +405,24 @@ impl Framer {
         Ok(())
     }
 
+    /// Seals what is gathered if it makes a frame: what comes next stands elsewhere in the source.
+    pub fn settle(&mut self, run: &Run) -> Result<()> {
+        if self.buffer.len() < self.frame_bytes / 2 { Ok(()) } else { self.flush(run) }
+    }
+
+    /// What compresses well is as fast to decode in whole frames as the rest is in slices.
+    fn learn(&mut self, frame: &SealedFrame) {
+        let compact = u64::from(frame.record.stored) * COMPACT <= u64::from(frame.record.clear);
+        self.alone = if compact { self.frame_bytes } else { self.slice_bytes };
+    }
+
     /// Seals what is gathered.
     pub fn flush(&mut self, run: &Run) -> Result<()> {
         if self.blobs.is_empty() {
             return Ok(());
         }
         let frame = self.encoder.encode(&run.key, self.class, &self.buffer);
+        self.learn(&frame);
         self.buffer.clear();
         run.submit(self.class, Group { frames: vec![frame], blobs: std::mem::take(&mut self.blobs) })
     }

@@ -8,23 +8,31 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::assemble::{Assembly, Directory, FileInWork};
+use super::order::{Batch, Order};
 use crate::crypto::Class;
 use crate::error::Result;
 use crate::importer::{ImportError, SourceDirectory, SourceEntry, SourceFile};
 use crate::meta::Xattr;
 use crate::monitor::Event;
+use crate::repository::writer::Framer;
 use crate::tree::{Contents, Detail, Extent, xattrs_fit};
 
 /// Threads that wait for files: small files from a cold disk need depth, not processors.
 pub(super) const READERS: usize = 16;
 /// Files up to this size are read whole, several into one buffer; larger ones take turns.
 const SMALL: u64 = 1 << 20;
-/// A buffer is handed on when it holds so much.
+/// A buffer of a large file is handed on when it holds so much.
 const FULL: usize = 1 << 20;
+
+/// A hole up to this size is read as zeros where it is no more than one part in so many of the data before it.
+const SMALL_HOLE: u64 = 64 << 10;
+const SMALL_PART: u64 = 16;
 
 /// Files to read, in walk order.
 #[derive(Default)]
 pub(super) struct Unit {
+    /// Counts from 0.
+    pub(super) number: u64,
     pub(super) files: Vec<FileTask>,
     pub(super) bytes: u64,
 }
@@ -38,9 +46,17 @@ pub(super) struct FileTask {
 }
 
 /// Clear bytes on their way to becoming blobs.
+#[derive(Default)]
 pub(super) struct Job {
-    buffer: Vec<u8>,
+    pub(super) buffer: Vec<u8>,
     pieces: Vec<Piece>,
+}
+
+impl Job {
+    /// Its bytes.
+    pub(super) fn len(&self) -> usize {
+        self.buffer.len()
+    }
 }
 
 struct Piece {
@@ -116,18 +132,24 @@ pub(super) fn usable_xattrs(
 pub(super) fn read(
     assembly: &Assembly,
     units: Receiver<Unit>,
-    jobs: Sender<Job>,
+    order: &Order,
+    large_files: Sender<Batch>,
     buffers: &Buffers,
     large: &Turns,
 ) {
-    let mut reader = Reader { assembly, jobs, buffers, buffer: Vec::new(), pieces: Vec::new() };
+    let mut reader = Reader { assembly, large_files, buffers, job: Job::default() };
     for unit in units {
+        let ticket = order.ticket(unit.number);
         for task in unit.files {
             if assembly.run.check().is_err() {
                 break;
             }
             let done = if task.now.meta.size > SMALL || task.now.sparse {
-                large.take(|| reader.file(task))
+                // It goes its own way, past those that wait for their turn.
+                let small = reader.take();
+                let done = large.take(|| reader.file(task).and_then(|()| reader.hand_on()));
+                buffers.give(std::mem::replace(&mut reader.job, small).buffer);
+                done
             } else {
                 reader.file(task)
             };
@@ -135,7 +157,7 @@ pub(super) fn read(
                 assembly.run.fail(e);
             }
         }
-        if let Err(e) = reader.hand_on() {
+        if let Err(e) = ticket.bring(reader.take()) {
             assembly.run.fail(e);
         }
     }
@@ -143,10 +165,9 @@ pub(super) fn read(
 
 struct Reader<'a> {
     assembly: &'a Assembly,
-    jobs: Sender<Job>,
+    large_files: Sender<Batch>,
     buffers: &'a Buffers,
-    buffer: Vec<u8>,
-    pieces: Vec<Piece>,
+    job: Job,
 }
 
 impl Reader<'_> {
@@ -209,7 +230,7 @@ impl Reader<'_> {
         let mut at = 0;
         loop {
             let hole = |from: u64, to: u64| work.set(from, Extent { id: None, len: to - from });
-            let (start, end) = match file.next_data(at) {
+            let (start, end) = match next_run(file, at) {
                 Ok(Some(data)) => data,
                 Ok(None) => {
                     if at < now.meta.size {
@@ -244,69 +265,86 @@ impl Reader<'_> {
         let mut left = end - start;
         let mut at = start;
         // Where the bytes that are not cut yet begin.
-        let mut open = self.buffer.len();
+        let mut open = self.job.buffer.len();
         loop {
             // Enough for the longest chunk, and for what follows it to be read in large steps.
-            let want = left.min((2 * most).saturating_sub(self.buffer.len() - open) as u64) as usize;
+            let want = left.min((2 * most).saturating_sub(self.job.buffer.len() - open) as u64) as usize;
             if want > 0 {
-                let old = self.buffer.len();
-                self.buffer.reserve_exact(want);
-                self.buffer.resize(old + want, 0);
-                let n = match file.read(&mut self.buffer[old..]) {
+                let old = self.job.buffer.len();
+                self.job.buffer.reserve_exact(want);
+                self.job.buffer.resize(old + want, 0);
+                let n = match file.read(&mut self.job.buffer[old..]) {
                     Ok(n) => n,
                     Err(e) => {
-                        self.buffer.truncate(open);
+                        self.job.buffer.truncate(open);
                         return Ok(Err(e));
                     }
                 };
-                self.buffer.truncate(old + n);
+                self.job.buffer.truncate(old + n);
                 left = if n < want { 0 } else { left - n as u64 };
                 self.assembly.read_bytes.fetch_add(n as u64, Ordering::Relaxed);
                 self.assembly.monitor.event(Event::Progress { bytes: n as u64 });
             }
-            while self.buffer.len() > open && (left == 0 || self.buffer.len() - open >= most) {
-                let n = chunker.cut(&self.buffer[open..]);
+            while self.job.buffer.len() > open && (left == 0 || self.job.buffer.len() - open >= most) {
+                let n = chunker.cut(&self.job.buffer[open..]);
                 work.expect();
-                self.pieces.push(Piece { file: work.clone(), offset: at, range: open..open + n });
+                self.job.pieces.push(Piece { file: work.clone(), offset: at, range: open..open + n });
                 at += n as u64;
                 open += n;
             }
             if open >= FULL {
-                let rest = self.buffer.split_off(open);
+                let rest = self.job.buffer.split_off(open);
                 self.hand_on()?;
-                self.buffer.extend_from_slice(&rest);
+                self.job.buffer.extend_from_slice(&rest);
                 open = 0;
             }
-            if left == 0 && open == self.buffer.len() {
+            if left == 0 && open == self.job.buffer.len() {
                 return Ok(Ok(at));
             }
         }
     }
 
-    /// Gives what was read to the workers.
+    /// Gives what was read of a large file to the workers.
     fn hand_on(&mut self) -> Result<()> {
         self.assembly.cancel.check()?;
-        if self.pieces.is_empty() {
+        let job = self.take();
+        if job.pieces.is_empty() {
             return Ok(());
         }
-        let buffer = std::mem::replace(&mut self.buffer, self.buffers.take());
-        let pieces = std::mem::take(&mut self.pieces);
-        self.jobs.send(Job { buffer, pieces }).map_err(|_closed| crate::error::Error::Cancelled)
+        self.large_files.send(vec![job]).map_err(|_closed| crate::error::Error::Cancelled)
+    }
+
+    /// What was read and not handed on.
+    fn take(&mut self) -> Job {
+        let next = Job { buffer: self.buffers.take(), pieces: Vec::new() };
+        std::mem::replace(&mut self.job, next)
     }
 }
 
+/// The next data of a sparse file at or behind an offset, with the small holes in it, which are read as zeros. Cutting at
+/// each would make chunks that no later version of the file has again: whatever copies an image moves its small holes.
+/// The file is left at the beginning of the data.
+fn next_run(file: &mut dyn SourceFile, at: u64) -> Result<Option<(u64, u64)>, ImportError> {
+    let Some((start, mut end)) = file.next_data(at)? else { return Ok(None) };
+    let is_small = |hole: u64, run: u64| hole <= SMALL_HOLE && hole * SMALL_PART <= run;
+    while let Some((next, next_end)) = file.next_data(end)?
+        && next_end > next
+        && is_small(next - end, end - start)
+    {
+        end = next_end;
+    }
+    Ok(file.next_data(start)?.map(|(start, _)| (start, end)))
+}
+
 /// A worker's life.
-pub(super) fn identify(assembly: &Assembly, jobs: Receiver<Job>, buffers: &Buffers) {
+pub(super) fn identify(assembly: &Assembly, batches: Receiver<Batch>, buffers: &Buffers) {
     let mut framer = match assembly.run.framer(Class::Data) {
         Ok(f) => f,
         Err(e) => return assembly.run.fail(e),
     };
     let keys = assembly.run.repository().keys().clone();
-    for job in jobs {
-        if assembly.run.check().is_err() {
-            continue;
-        }
-        let done = job.pieces.into_iter().try_for_each(|piece| {
+    let work = |job: &mut Job, framer: &mut Framer| {
+        std::mem::take(&mut job.pieces).into_iter().try_for_each(|piece| {
             let clear = &job.buffer[piece.range];
             let id = keys.identify(Class::Data, clear);
             if assembly.run.claim(&id)? {
@@ -314,11 +352,21 @@ pub(super) fn identify(assembly: &Assembly, jobs: Receiver<Job>, buffers: &Buffe
             }
             piece.file.set(piece.offset, Extent { id: Some(id), len: clear.len() as u64 });
             piece.file.done(assembly)
-        });
-        if let Err(e) = done {
+        })
+    };
+    for batch in batches {
+        for mut job in batch {
+            if assembly.run.check().is_err() {
+                continue;
+            }
+            if let Err(e) = work(&mut job, &mut framer) {
+                assembly.run.fail(e);
+            }
+            buffers.give(job.buffer);
+        }
+        if let Err(e) = framer.settle(&assembly.run) {
             assembly.run.fail(e);
         }
-        buffers.give(job.buffer);
     }
     if let Err(e) = framer.flush(&assembly.run) {
         assembly.run.fail(e);

@@ -18,7 +18,7 @@ use crate::monitor::Event;
 use crate::tree::{Contents, Detail, Entry};
 
 /// A unit is handed out when its files reach this size, or this number.
-const UNIT_BYTES: u64 = 512 << 10;
+const UNIT_BYTES: u64 = 256 << 10;
 const UNIT_FILES: usize = 256;
 
 /// A directory to walk.
@@ -337,10 +337,11 @@ impl Walk<'_> {
     }
 
     fn hand_out(&mut self) -> Result<()> {
-        let unit = std::mem::take(&mut self.unit);
-        if unit.files.is_empty() {
+        if self.unit.files.is_empty() {
             return Ok(());
         }
+        let next = Unit { number: self.unit.number + 1, ..Unit::default() };
+        let unit = std::mem::replace(&mut self.unit, next);
         // Readers leave only when the run has failed.
         self.units.send(unit).map_err(|_closed| Error::Cancelled)
     }

@@ -7,10 +7,13 @@ use super::*;
 use crate::cache::LocalDirs;
 use crate::monitor::Silent;
 use crate::ops::check::{Depth, Scope, check};
+use crate::repository::{CreateOptions, create};
 use crate::storage::Store;
 use crate::storage::memory::MemoryStore;
 use crate::testing::faulty::FaultyStore;
-use crate::testing::{Fixture, FixtureImporter, What, local_dirs, new_store, open, read_tree};
+use crate::testing::{
+    Fixture, FixtureImporter, What, cheap_kdf, local_dirs, open, read_tree, secret, small_chunks,
+};
 
 struct Bench {
     memory: MemoryStore,
@@ -21,9 +24,13 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
+        Self::with(&small_chunks()).await
+    }
+
+    async fn with(options: &CreateOptions) -> Self {
         let memory = MemoryStore::new();
         let store: Arc<dyn Store> = Arc::new(memory.clone());
-        new_store(&store).await.unwrap();
+        create(&store, Some(&secret()), options).await.unwrap();
         let temporary = tempfile::tempdir().unwrap();
         Self { memory, store, dirs: local_dirs(temporary.path()), _temporary: temporary }
     }
@@ -393,11 +400,104 @@ async fn a_file_of_many_holes_says_how_much_is_in_none() {
     for name in ["many", "few", "all"] {
         let path = format!("/srv/data/{name}");
         let entry = vfs.resolve(&report.snapshot, path.as_bytes()).await.unwrap();
-        let crate::tree::Detail::Regular(c) = entry.detail else { unreachable!() };
+        let c = contents_of(&entry);
         found.push((c.level > 0, c.data_bytes));
     }
     assert_eq!(found, [(true, 100 * 4096), (false, 5 * 4096), (true, 100 * 16_384)]);
     bench.check().await;
     let read = read_tree(&repository, &report.snapshot).await.unwrap();
     assert!(read[&b"many"[..]].1 == read[&b"all"[..]].1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_holes_that_come_and_go_change_no_chunk() {
+    const MIB: usize = 1 << 20;
+    let bench = Bench::new().await;
+    let What::File(mut bytes) = Fixture::noise(8 * MIB, 1).what else { unreachable!() };
+    // One hole that is kept, and between the two halves of the file no other.
+    bytes[4 * MIB..5 * MIB].fill(0);
+    let image = |bytes: &[u8]| {
+        let mut image = Fixture::file(bytes);
+        image.sparse = true;
+        Fixture::directory([("image", image)])
+    };
+    let (first, _) = bench.backup(&image(&bytes)).await;
+    // Pages that were written since: in the source they are no holes, in its copy they are.
+    let zeros = |bytes: &mut [u8]| (1..4).for_each(|i| bytes[i * MIB..i * MIB + 12_288].fill(0));
+    zeros(&mut bytes);
+    let mut source = Fixture::file(bytes.as_slice());
+    source.sparse = false;
+    let (second, _) = bench.backup(&Fixture::directory([("image", source)])).await;
+    let (third, _) = bench.backup(&image(&bytes)).await;
+    let added = [&first, &second, &third].map(|r| r.snapshot.added_bytes);
+    assert!(added[0] > 7 << 20, "{added:?}");
+    // Around the large hole, and the zeros themselves.
+    assert!(added[2] < 1 << 20, "{added:?}");
+    let repository = bench.open().await;
+    let vfs = crate::vfs::Vfs::new(repository.clone(), repository.clone());
+    let entry = vfs.resolve(&third.snapshot, b"/srv/data/image").await.unwrap();
+    assert_eq!(contents_of(&entry).data_bytes, 7 << 20, "the large hole is one, the small ones are zeros");
+    let read = read_tree(&repository, &third.snapshot).await.unwrap();
+    assert!(read[&b"image"[..]].1 == bytes);
+    bench.check().await;
+}
+
+/// The files of a tree by the frame that their first blob is in, in the order of their names.
+async fn frames(repository: &Arc<Repository>, report: &BackupReport, names: &[String]) -> Vec<u32> {
+    repository.index().await.unwrap();
+    let vfs = crate::vfs::Vfs::new(repository.clone(), repository.clone());
+    let mut found = Vec::new();
+    for name in names {
+        let path = format!("/srv/data/{name}");
+        let entry = vfs.resolve(&report.snapshot, path.as_bytes()).await.unwrap();
+        let located = repository.locate(&contents_of(&entry).items[0].id.unwrap()).unwrap();
+        found.push(located.frames[0].record.offset);
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_share_frames_with_their_neighbours() {
+    let bench = Bench::new().await;
+    let names: Vec<String> = (0..2000).map(|i| format!("{i:04}")).collect();
+    let files = names.iter().enumerate().map(|(i, n)| (n.clone(), Fixture::noise(5000 + i, i as u64)));
+    let tree = Fixture::directory(files.collect::<Vec<_>>().iter().map(|(n, f)| (n.as_str(), f.clone())));
+    let (report, _) = bench.backup(&tree).await;
+    let mut runs = frames(&bench.open().await, &report, &names).await;
+    runs.dedup();
+    let all: std::collections::BTreeSet<_> = runs.iter().collect();
+    assert!(all.len() >= 5, "12 MB are several frames: {runs:?}");
+    assert_eq!(runs.len(), all.len(), "no frame holds files from here and from there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_blobs_are_sliced_unless_they_compress_well() {
+    let bench = Bench::with(&CreateOptions { kdf: Some(cheap_kdf()), ..CreateOptions::default() }).await;
+    // 32 bytes of noise for each page, over and over.
+    let page = |i: u32| blake3::hash(&i.to_le_bytes()).as_bytes().repeat(128);
+    let text: Vec<u8> = (0..16 << 8).flat_map(page).collect();
+    let mut sliced = Vec::new();
+    for file in [Fixture::noise(text.len(), 1), Fixture::file(text)] {
+        let (report, _) = bench.backup(&Fixture::directory([("file", file)])).await;
+        let repository = bench.open().await;
+        repository.index().await.unwrap();
+        let vfs = crate::vfs::Vfs::new(repository.clone(), repository.clone());
+        let entry = vfs.resolve(&report.snapshot, b"/srv/data/file").await.unwrap();
+        let extents = vfs.pieces(&contents_of(&entry), 0..entry.meta.size).await.unwrap();
+        let slice = u64::from(repository.config().slice_bytes);
+        let large = extents.iter().filter(|p| p.extent.len > slice);
+        let frames = large.map(|p| repository.locate(&p.extent.id.unwrap()).unwrap().frames.len());
+        sliced.push(frames.map(|n| n > 1).collect::<Vec<_>>());
+    }
+    assert!(sliced[0].len() > 8 && sliced[0].iter().all(|s| *s), "{sliced:?}");
+    // Each worker has to learn it from a first one.
+    let workers = std::thread::available_parallelism().unwrap().get();
+    let of_text = sliced[1].iter().filter(|s| **s).count();
+    assert!(of_text <= workers.min(sliced[1].len() / 2), "{sliced:?}");
+    bench.check().await;
+}
+
+fn contents_of(entry: &crate::tree::Entry) -> crate::tree::Contents {
+    let crate::tree::Detail::Regular(contents) = &entry.detail else { unreachable!() };
+    contents.clone()
 }
