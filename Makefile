@@ -30,6 +30,17 @@ bench: system ## beside the other backup programs that are installed, on a real 
 	cargo build --release --quiet
 	benches/peers target/release/plakar
 
+.PHONY: bench-peers
+bench-peers: system ## beside the other backup programs that are installed, with what must be reached (BENCH_LINUX=DIR[,LATER] BENCH_VM=… BENCH_MILLION=… BENCH_ARGS="--json FILE")
+	cargo build --release --quiet
+	benches/peers target/release/plakar $(BENCH_ARGS)
+
+.PHONY: bench-growth
+bench-growth: system ## how cost grows, to 10^6 files and 10^4 snapshots: docs/growth.json, docs/growth.svg
+	cargo build --release --quiet
+	benches/growth target/release/plakar --json docs/growth.json $(BENCH_ARGS)
+	benches/plot docs/growth.json >docs/growth.svg
+
 .PHONY: bench-mount
 bench-mount: system ## the mount beside the plain directory and other programs' mounts (BENCH_TREE=DIR, BENCH_ARGS="--latency 30 --bandwidth 50")
 	cargo build --release --quiet --bins --example slow-store
@@ -66,7 +77,7 @@ install-system: ## for the whole machine: the program, its names for mount(8), t
 		>"$(DESTDIR)$(PREFIX)/lib/systemd/system/plakar-mount@.service"
 
 # System packages that building and testing need, on Debian and Ubuntu. Quiet and without effect when they are there.
-PACKAGES := gcc fuse3 attr acl util-linux mount procps curl
+PACKAGES := gcc fuse3 attr acl util-linux mount procps curl time zstd
 .PHONY: system
 system:
 	@missing=(); for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing+=($$p); done; \
