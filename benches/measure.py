@@ -36,15 +36,21 @@ class Place:
         return self
 
     def __exit__(self, *_):
-        mounts = [line.split()[1] for line in open("/proc/mounts") if line.split()[1].startswith(self.disk + "/")]
+        mounts = mounts_below(self.disk)
         for m in reversed(mounts):
             subprocess.run(["umount", "-l", m])
-        if not any(os.path.ismount(m) for m in mounts):
+        if not mounts_below(self.disk):
             shutil.rmtree(self.disk, ignore_errors=True)
         shutil.rmtree(self.memory, ignore_errors=True)
 
     def clear_out(self):
         subprocess.run(["rm", "-rf", self.out], check=True)
+
+
+def mounts_below(path):
+    with open("/proc/mounts") as f:
+        at = [re.sub(r"\\([0-7]{3})", lambda o: chr(int(o.group(1), 8)), line.split()[1]) for line in f]
+    return [m for m in at if m.startswith(path + "/")]
 
 
 def run(command, env, limit=None, cold=False):
