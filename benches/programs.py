@@ -24,7 +24,7 @@ class Program:
     name: str
     init: str = "true"
     backup: str | None = None
-    again: str | None = None    # unchanged; None: as the first backup
+    again: str | None = None    # the floor of an unchanged backup
     restore: str | None = None
     check: str | None = None    # all data
     mount: str | None = None    # in the foreground
