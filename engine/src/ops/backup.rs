@@ -11,6 +11,7 @@
 
 mod ahead;
 mod assemble;
+mod compare;
 mod dry_run;
 mod exclude;
 mod order;

@@ -1,5 +1,6 @@
 //! An open directory of a source.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -18,6 +19,11 @@ use crate::fs::xattr::{Subject, path_in};
 
 /// Room for the names of one reading call: some thousand at a time.
 const NAMES_BUFFER: usize = 128 << 10;
+
+thread_local! {
+    /// The room itself: fresh memory of that size costs more than reading a small directory.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A failed call in words; `what` is the operation.
 pub(super) fn failed(what: &str, e: Errno) -> ImportError {
@@ -88,22 +94,24 @@ impl FsDirectory {
     fn names(&self) -> Result<Vec<(u64, Vec<u8>)>, Errno> {
         let _guard = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
         seek(&self.fd, SeekFrom::Start(0))?;
-        let mut buffer = Vec::with_capacity(NAMES_BUFFER);
-        let mut entries = RawDir::new(&self.fd, buffer.spare_capacity_mut());
-        let mut names = Vec::new();
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push((entry.ino(), name.to_vec()));
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.reserve(NAMES_BUFFER);
+            let mut entries = RawDir::new(&self.fd, buffer.spare_capacity_mut());
+            let mut names = Vec::new();
+            while let Some(entry) = entries.next() {
+                let entry = entry?;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    names.push((entry.ino(), name.to_vec()));
+                }
             }
-        }
-        Ok(names)
+            Ok(names)
+        })
     }
 
     fn look_at(&self, name: &[u8]) -> Result<SourceEntry, ImportError> {
         let mut entry = examine(self.fd.as_fd(), name)?;
-        entry.name = name.to_vec();
+        entry.name.extend_from_slice(name);
         let device = entry.stamp.device;
         entry.mount_point = entry.meta.kind == Kind::Directory
             && self.device.is_some_and(|own| own != device)

@@ -1,9 +1,19 @@
-//! Listings read ahead of the walk by a few threads, in the order in which it will want them, and not further than a
-//! number of entries and of open directories.
+//! Listings read ahead of the walk by a few threads, and compared with what is known of each directory. A listing that
+//! has been read brings those below it into the queue, so that the threads go on by themselves, in about the order in
+//! which the walk will want them, and not further than a number of entries and of open directories.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use crate::importer::{ImportError, Listed, SourceDirectory};
+use super::assemble::join;
+use super::compare::{Found, compare};
+use super::exclude::Excludes;
+use super::previous::Previous;
+use crate::error::Error;
+use crate::id::BlobId;
+use crate::importer::{ImportError, SourceDirectory};
+use crate::repository::writer::Run;
+use crate::tree::Entry;
 
 /// Threads that read listings ahead.
 const LISTERS: usize = 6;
@@ -11,13 +21,45 @@ const LISTERS: usize = 6;
 const AHEAD_ENTRIES: usize = 20_000;
 /// Directories that may be open for that.
 const AHEAD_DIRECTORIES: usize = 256;
+
 /// An open directory and what is in it.
-pub(super) type Opened = (Arc<dyn SourceDirectory>, Vec<Listed>);
+pub(super) struct Opened {
+    pub(super) handle: Arc<dyn SourceDirectory>,
+    /// Its node in the previous snapshot, if it was there.
+    pub(super) node: Option<BlobId>,
+    pub(super) entries: Vec<Found>,
+    /// The listings of the directories in it, but for mount points, by name.
+    below: VecDeque<Arc<Job>>,
+}
+
+impl Opened {
+    /// The listing of a directory in it; asked for in the order of names.
+    pub(super) fn below(&mut self, name: &[u8]) -> Option<Arc<Job>> {
+        self.below.front().is_some_and(|job| job.name == name).then(|| self.below.pop_front()).flatten()
+    }
+}
+
+/// Why a directory cannot be walked.
+pub(super) enum Unlisted {
+    /// It cannot be read.
+    Source(ImportError),
+    /// The run cannot go on.
+    Run(Error),
+}
+
+impl From<ImportError> for Unlisted {
+    fn from(e: ImportError) -> Self {
+        Self::Source(e)
+    }
+}
 
 /// A listing that somebody will read: a lister, or the walk itself when it gets there first.
 pub(super) struct Job {
     parent: Arc<dyn SourceDirectory>,
     name: Vec<u8>,
+    path: Vec<u8>,
+    /// Its node in the previous snapshot, as its parent's entry there has it.
+    node: Option<BlobId>,
     state: Mutex<JobState>,
     changed: Condvar,
 }
@@ -25,20 +67,13 @@ pub(super) struct Job {
 enum JobState {
     Waiting,
     Running,
-    Done(Result<Opened, ImportError>),
+    Done(Result<Opened, Unlisted>),
     Taken,
 }
 
 impl Job {
-    /// The listing of a directory in an open one.
-    pub(super) fn new(parent: Arc<dyn SourceDirectory>, name: Vec<u8>) -> Self {
-        Self { parent, name, state: Mutex::new(JobState::Waiting), changed: Condvar::new() }
-    }
-
-    fn list(&self) -> Result<Opened, ImportError> {
-        let directory = self.parent.open_directory(&self.name)?;
-        let listed = directory.list()?;
-        Ok((directory, listed))
+    fn new(parent: Arc<dyn SourceDirectory>, name: Vec<u8>, path: Vec<u8>, node: Option<BlobId>) -> Self {
+        Self { parent, name, path, node, state: Mutex::new(JobState::Waiting), changed: Condvar::new() }
     }
 }
 
@@ -47,25 +82,83 @@ struct Queue {
     jobs: Vec<Arc<Job>>,
     ahead_entries: usize,
     ahead_directories: usize,
+    /// Threads that wait.
+    idle: usize,
     closed: bool,
 }
 
+impl Queue {
+    fn has_room(&self) -> bool {
+        self.ahead_entries < AHEAD_ENTRIES && self.ahead_directories < AHEAD_DIRECTORIES
+    }
+}
+
 /// Reads listings ahead.
-#[derive(Default)]
-pub(super) struct Ahead {
+pub(super) struct Ahead<'a> {
+    run: &'a Run,
+    previous: &'a Previous,
+    excludes: &'a Excludes,
     queue: Mutex<Queue>,
     wake: Condvar,
 }
 
-impl Ahead {
+impl<'a> Ahead<'a> {
+    pub(super) fn new(run: &'a Run, previous: &'a Previous, excludes: &'a Excludes) -> Self {
+        Self { run, previous, excludes, queue: Mutex::default(), wake: Condvar::new() }
+    }
+
+    /// Lists an open directory; `node` is its own in the previous snapshot, if its parent there is known. What is below
+    /// it is listed from now on.
+    pub(super) fn list(
+        &self,
+        handle: Arc<dyn SourceDirectory>,
+        path: &[u8],
+        node: Option<BlobId>,
+    ) -> Result<Opened, Unlisted> {
+        let listed = handle.list()?;
+        let before = self.previous.directory(path, node);
+        let node = before.as_ref().map(|b| b.node);
+        let known = |id: &BlobId| self.run.is_known(id);
+        let entries =
+            compare(path, listed, before, self.excludes, self.previous, known).map_err(Unlisted::Run)?;
+        let mut below = VecDeque::new();
+        for found in &entries {
+            if let Found::Directory(now, was) = found
+                && !now.mount_point
+            {
+                let node = was.as_ref().and_then(Entry::directory).map(|(node, _)| node);
+                below.push_back(Arc::new(Job::new(
+                    handle.clone(),
+                    now.name.clone(),
+                    join(path, &now.name),
+                    node,
+                )));
+            }
+        }
+        self.push(&below);
+        Ok(Opened { handle, node, entries, below })
+    }
+
+    fn list_job(&self, job: &Job) -> Result<Opened, Unlisted> {
+        self.list(job.parent.open_directory(&job.name)?, &job.path, job.node)
+    }
+
     fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds listings; the last one is wanted first.
-    pub(super) fn push(&self, jobs: impl Iterator<Item = Arc<Job>>) {
-        self.queue().jobs.extend(jobs);
-        self.wake.notify_all();
+    /// Adds listings; the first one is wanted first, and before all that were added earlier.
+    fn push(&self, jobs: &VecDeque<Arc<Job>>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let idle = {
+            let mut q = self.queue();
+            q.jobs.extend(jobs.iter().rev().cloned());
+            q.idle
+        };
+        // Waking somebody costs more than most listings: none is woken for nothing.
+        (0..jobs.len().min(idle)).for_each(|_| self.wake.notify_one());
     }
 
     pub(super) fn close(&self) {
@@ -88,12 +181,15 @@ impl Ahead {
                     if q.closed {
                         return;
                     }
-                    let room = q.ahead_entries < AHEAD_ENTRIES && q.ahead_directories < AHEAD_DIRECTORIES;
-                    if room && let Some(job) = q.jobs.pop() {
+                    if q.has_room()
+                        && let Some(job) = q.jobs.pop()
+                    {
                         q.ahead_directories += 1;
                         break job;
                     }
+                    q.idle += 1;
                     q = self.wake.wait(q).unwrap_or_else(PoisonError::into_inner);
+                    q.idle -= 1;
                 }
             };
             {
@@ -104,21 +200,21 @@ impl Ahead {
                 }
                 *state = JobState::Running;
             }
-            let listed = job.list();
-            self.queue().ahead_entries += listed.as_ref().map_or(0, |(_, l)| l.len());
+            let listed = self.list_job(&job);
+            self.queue().ahead_entries += listed.as_ref().map_or(0, |o| o.entries.len());
             *job.state.lock().unwrap_or_else(PoisonError::into_inner) = JobState::Done(listed);
             job.changed.notify_all();
         }
     }
 
     /// A listing, now.
-    pub(super) fn take(&self, job: &Job) -> Result<Opened, ImportError> {
+    pub(super) fn take(&self, job: &Job) -> Result<Opened, Unlisted> {
         let mut state = job.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match std::mem::replace(&mut *state, JobState::Taken) {
                 JobState::Waiting | JobState::Taken => {
                     drop(state);
-                    return job.list();
+                    return self.list_job(job);
                 }
                 JobState::Running => {
                     *state = JobState::Running;
@@ -127,10 +223,14 @@ impl Ahead {
                 JobState::Done(listed) => {
                     drop(state);
                     let mut q = self.queue();
+                    let had_room = q.has_room();
                     q.ahead_directories -= 1;
-                    q.ahead_entries -= listed.as_ref().map_or(0, |(_, l)| l.len());
+                    q.ahead_entries -= listed.as_ref().map_or(0, |o| o.entries.len());
+                    let wake = !had_room && q.has_room();
                     drop(q);
-                    self.wake.notify_one();
+                    if wake {
+                        self.wake.notify_all();
+                    }
                     return listed;
                 }
             }

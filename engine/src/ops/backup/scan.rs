@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::ahead::{Ahead, Job};
+use super::ahead::{Ahead, Job, Opened, Unlisted};
 use super::assemble::{Assembly, Begin, Directory, Slot, join, missing};
+use super::compare::Found;
 use super::exclude::Excludes;
-use super::previous::PreviousDirectory;
 use super::read::{FileTask, Unit};
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::importer::{ImportError, Listed, SourceDirectory, SourceEntry, Stamp};
+use crate::importer::{ImportError, SourceDirectory, SourceEntry, Stamp};
 use crate::meta::{Kind, Metadata};
 use crate::monitor::Event;
 use crate::tree::{Contents, Detail, Entry};
@@ -65,11 +65,10 @@ impl Way {
 
 /// Walks the whole source. Ends early when the run fails or is cancelled.
 pub(super) fn scan(assembly: &Arc<Assembly>, excludes: &Excludes, units: Sender<Unit>) -> Result<()> {
-    let ahead = Ahead::default();
+    let ahead = Ahead::new(&assembly.run, &assembly.previous, excludes);
     std::thread::scope(|s| {
         ahead.start(s);
-        let mut walk =
-            Walk { assembly, excludes, units, unit: Unit::default(), ahead: &ahead, stack: Vec::new() };
+        let mut walk = Walk { assembly, units, unit: Unit::default(), ahead: &ahead, stack: Vec::new() };
         let walked = walk.run();
         ahead.close();
         walked
@@ -78,10 +77,9 @@ pub(super) fn scan(assembly: &Arc<Assembly>, excludes: &Excludes, units: Sender<
 
 struct Walk<'a> {
     assembly: &'a Arc<Assembly>,
-    excludes: &'a Excludes,
     units: Sender<Unit>,
     unit: Unit,
-    ahead: &'a Ahead,
+    ahead: &'a Ahead<'a>,
     stack: Vec<Todo>,
 }
 
@@ -110,26 +108,23 @@ impl Walk<'_> {
     fn directory(&mut self, todo: Todo) -> Result<()> {
         let Todo { parent, path, mut own, previous, what } = todo;
         let assembly = self.assembly.clone();
-        let (opened, cached) = match what {
+        let opened = match what {
             What::Way(way) => return self.way(Begun { parent, path, own, previous }, way),
             What::MountPoint => {
                 let begin =
                     Begin { parent, path, own, slots: vec![], changed: true, node: None, cached: false };
                 return Directory::begin(begin).done(&assembly);
             }
-            What::Root => {
-                let opened = assembly.source.directory(&path).and_then(|d| {
-                    own.xattrs = self.xattrs(&path, d.own_xattrs(), &mut own.error);
-                    let listed = d.list()?;
-                    Ok((d, listed))
-                });
-                (opened, true)
-            }
-            What::Below(job) => (self.ahead.take(&job), true),
+            What::Root => assembly.source.directory(&path).map_err(Unlisted::Source).and_then(|handle| {
+                own.xattrs = self.xattrs(&path, handle.own_xattrs(), &mut own.error);
+                self.ahead.list(handle, &path, previous)
+            }),
+            What::Below(job) => self.ahead.take(&job),
         };
-        let (handle, listed) = match opened {
+        let opened = match opened {
             Ok(opened) => opened,
-            Err(e) => {
+            Err(Unlisted::Run(e)) => return Err(e),
+            Err(Unlisted::Source(e)) => {
                 assembly.report(&path, &e.to_string());
                 own.error = Some(e.to_string());
                 let begin =
@@ -138,8 +133,7 @@ impl Walk<'_> {
             }
         };
         assembly.monitor.event(Event::Entry { path: &path, bytes: 0 });
-        let before = assembly.previous.directory(&path, previous);
-        self.settle(Begun { parent, path, own, previous: None }, &handle, listed, before, cached)
+        self.settle(Begun { parent, path, own, previous: None }, opened)
     }
 
     /// A directory that shows only the way to roots.
@@ -196,102 +190,74 @@ impl Walk<'_> {
         directory.done(&assembly)
     }
 
-    /// Compares what is there with what was there.
-    fn settle(
-        &mut self,
-        begun: Begun,
-        handle: &Arc<dyn SourceDirectory>,
-        listed: Vec<Listed>,
-        before: Option<PreviousDirectory>,
-        cached: bool,
-    ) -> Result<()> {
+    /// Takes over what is as it was, and sees to the rest.
+    fn settle(&mut self, begun: Begun, mut opened: Opened) -> Result<()> {
         let Begun { parent, path, own, .. } = begun;
         let assembly = self.assembly.clone();
-        let node = before.as_ref().map(|b| b.node);
-        let mut then = before.map(|b| b.entries).unwrap_or_default().into_iter().peekable();
-        let mut changed = node.is_none();
-        let mut slots = Vec::with_capacity(listed.len());
+        let mut changed = opened.node.is_none();
+        let mut slots = Vec::with_capacity(opened.entries.len());
         let mut open: Vec<(usize, SourceEntry, Option<BlobId>)> = Vec::new();
-        for (name, now) in listed {
-            if !crate::tree::is_valid_name(&name) {
-                assembly.report(&join(&path, &name), "its name is too long for the store's format");
-                continue;
-            }
-            let directory = matches!(&now, Ok(n) if n.meta.kind == Kind::Directory);
-            if self.excludes.excludes(&join(&path, &name), directory) {
-                continue;
-            }
-            // What was there and stands before this name is gone.
-            while let Some((_, e)) = then.next_if(|(_, e)| e.name < name) {
-                changed = true;
-                self.forget(&path, &e);
-            }
-            let was = then.next_if(|(_, e)| e.name == name);
-            let now = match now {
-                Ok(now) => now,
-                Err(e) => {
-                    assembly.report(&join(&path, &name), &e.to_string());
-                    changed = true;
-                    slots.push(Slot { entry: Some(missing(&name, &e)), ..Slot::default() });
-                    continue;
-                }
-            };
-            let stamp = now.stamp;
-            if now.meta.kind == Kind::Directory {
-                let was = was.filter(|(_, e)| e.directory().is_some());
-                let below = was.as_ref().and_then(|(_, e)| e.directory()).map(|(node, _)| node);
-                open.push((slots.len(), now, below));
-                slots.push(Slot { entry: None, expected: was.map(|(_, e)| e), stamp });
-                continue;
-            }
-            if let Some((then_stamp, entry)) = was {
-                if assembly.previous.is_unchanged(then_stamp, &entry, &now, |id| assembly.run.is_known(id))? {
-                    let at = join(&path, &name);
+        // The path of each entry in turn.
+        let mut at = join(&path, b"");
+        let above = at.len();
+        for found in std::mem::take(&mut opened.entries) {
+            at.truncate(above);
+            at.extend_from_slice(found.name());
+            match found {
+                Found::Unchanged(stamp, entry) => {
                     assembly.monitor.event(Event::Entry { path: &at, bytes: entry.meta.size });
                     slots.push(Slot { entry: Some(entry), expected: None, stamp });
-                    continue;
                 }
-                self.forget(&path, &entry);
+                Found::Directory(now, was) => {
+                    let node = was.as_ref().and_then(Entry::directory).map(|(node, _)| node);
+                    let stamp = now.stamp;
+                    open.push((slots.len(), now, node));
+                    slots.push(Slot { entry: None, expected: was, stamp });
+                }
+                Found::Changed(now) => {
+                    changed = true;
+                    let stamp = now.stamp;
+                    open.push((slots.len(), now, None));
+                    slots.push(Slot { stamp, ..Slot::default() });
+                }
+                Found::Failed(name, e) => {
+                    changed = true;
+                    assembly.report(&at, &e.to_string());
+                    slots.push(Slot { entry: Some(missing(&name, &e)), ..Slot::default() });
+                }
+                Found::Unstorable(_) => {
+                    assembly.report(&at, "its name is too long for the store's format");
+                }
+                Found::Gone(entry) => {
+                    changed = true;
+                    if entry.directory().is_some() {
+                        assembly.previous.forget(&at);
+                    }
+                }
             }
-            changed = true;
-            open.push((slots.len(), now, None));
-            slots.push(Slot { stamp, ..Slot::default() });
         }
-        for (_, e) in then {
-            changed = true;
-            self.forget(&path, &e);
-        }
-        let begin = Begin { parent, path, own, slots, changed, node, cached };
+        let node = opened.node;
+        let begin = Begin { parent, path, own, slots, changed, node, cached: true };
         let directory = Directory::begin(begin);
-        let mut jobs = Vec::new();
         let first = self.stack.len();
         for (slot, now, previous) in open {
             if now.meta.kind != Kind::Directory {
-                self.changed(&directory, handle, slot, now)?;
+                self.changed(&directory, &opened.handle, slot, now)?;
                 continue;
             }
             let at = directory.path_of(&now.name);
             let mut own = self.own_entry(&now);
-            own.xattrs = self.xattrs(&at, handle.xattrs(&now.name), &mut own.error);
-            let what = if now.mount_point {
-                What::MountPoint
-            } else {
-                let job = Arc::new(Job::new(handle.clone(), now.name));
-                jobs.push(job.clone());
-                What::Below(job)
+            own.xattrs = self.xattrs(&at, opened.handle.xattrs(&now.name), &mut own.error);
+            let what = match opened.below(&now.name) {
+                Some(job) => What::Below(job),
+                None if now.mount_point => What::MountPoint,
+                None => return Err(Error::Bug("a directory was not listed")),
             };
             self.stack.push(Todo { parent: Some((directory.clone(), slot)), path: at, own, previous, what });
         }
-        // The first by name is walked first, and so is its listing.
+        // The first by name is walked first.
         self.stack[first..].reverse();
-        self.ahead.push(jobs.into_iter().rev());
         directory.done(&assembly)
-    }
-
-    fn forget(&self, parent: &[u8], entry: &Entry) {
-        if entry.directory().is_some() {
-            self.assembly.previous.forget(&join(parent, &entry.name));
-        }
     }
 
     /// Something new or changed that is no directory.
