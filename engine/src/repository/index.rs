@@ -147,7 +147,8 @@ impl Index {
     /// A damaged local file.
     pub fn is_known(&self, id: &BlobId, removals: &Removals) -> Result<bool> {
         for s in self.segments.iter().filter(|s| s.may_hold(id)) {
-            for (_, record) in s.find(id)? {
+            for found in s.find(id) {
+                let (_, record) = found?;
                 if !removals.any_doomed() || !removals.is_doomed(&s.packfile_of(record.frame.into())?.id) {
                     return Ok(true);
                 }
@@ -173,18 +174,19 @@ impl Index {
 
     /// The row of a blob: in a packfile that is not doomed, if there is one.
     pub(crate) fn row(&self, id: &BlobId, removals: &Removals) -> Result<Option<Row>> {
-        let mut found = None;
+        let mut otherwise = None;
         for (segment, s) in self.segments.iter().enumerate() {
-            for (row, record) in s.find(id)? {
+            for found in s.find(id) {
+                let (row, record) = found?;
                 let doomed =
                     removals.any_doomed() && removals.is_doomed(&s.packfile_of(record.frame.into())?.id);
                 if !doomed {
                     return Ok(Some(Row { segment, row }));
                 }
-                found = found.or(Some(Row { segment, row }));
+                otherwise = otherwise.or(Some(Row { segment, row }));
             }
         }
-        Ok(found)
+        Ok(otherwise)
     }
 
     /// Marks for every row.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::segment::{Segment, SegmentKey, SegmentWriter};
+use super::segment::{Segment, SegmentKey, SegmentWriter, prefix};
 use crate::crypto::{Keyring, WRAPPED_KEY};
 use crate::error::{Error, Result};
 use crate::frame::FrameRecord;
@@ -64,7 +64,7 @@ impl Batch {
     }
 
     pub(super) fn sort(&mut self) {
-        self.blobs.sort_unstable_by_key(|b| (b.id, b.frame));
+        self.blobs.sort_unstable_by_key(|b| (prefix(&b.id.0), b.id, b.frame));
     }
 }
 

@@ -112,6 +112,36 @@ async fn large_states_are_streamed_and_small_ones_gathered() {
 }
 
 #[tokio::test]
+async fn blobs_are_found_wherever_their_ids_lie() {
+    let bench = Bench::new();
+    let mut batch = batch(&bench.keys, 0..4000);
+    // Ends, neighbours, ids that agree in more than their first 8 bytes, and one that stands there twice.
+    let crowded = |i: u64, j: u64| {
+        let mut id = [i as u8; 32];
+        id[24..].copy_from_slice(&j.to_be_bytes());
+        BlobId(id)
+    };
+    for (i, b) in batch.blobs.iter_mut().take(3000).enumerate() {
+        b.id = crowded([0, 0x80, 0xff][i % 3], i as u64 / 3);
+    }
+    batch.blobs[0].id = batch.blobs[3].id;
+    batch.sort();
+    let ids: Vec<BlobId> = batch.blobs.iter().map(|b| b.id).collect();
+    states::write(&bench.store, &bench.keys, &batch, [0; 16], ObjectId([0; 32]), 0).await.unwrap();
+    let index = bench.load().await;
+    let removals = Removals::default();
+    for id in &ids {
+        let row = index.row(id, &removals).unwrap().unwrap();
+        assert_eq!(index.locate_row(row, &bench.keys, &DataKeys::default()).unwrap().0, *id);
+        assert_eq!(index.segments[0].find(id).count(), ids.iter().filter(|other| *other == id).count());
+    }
+    let others = [0, 0x80, 0xff].map(|i| crowded(i, 5000)).into_iter().chain((5000..6000).map(blob));
+    for id in others.chain([BlobId([0x7f; 32]), BlobId([1; 32]), BlobId([0xff; 32])]) {
+        assert_eq!(index.row(&id, &removals).unwrap(), None);
+    }
+}
+
+#[tokio::test]
 async fn a_state_that_is_listed_no_more_is_forgotten() {
     let bench = Bench::new();
     bench.write(0..1000).await;
