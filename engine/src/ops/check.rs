@@ -283,10 +283,10 @@ impl Check {
 
     /// Reads and verifies what is needed.
     async fn read_all(&mut self) -> Result<()> {
-        let rows = self.index.in_stored_order(&self.data)?;
+        let rows = self.index.in_stored_order(&self.data);
         let bad: Arc<Mutex<Vec<(BlobId, String)>>> = Arc::default();
-        let wanted = rows.into_iter().map(|row| {
-            let (id, located) = self.repository.locate_row(&self.index, row)?;
+        let wanted = rows.map(|row| {
+            let (id, located) = self.repository.locate_row(&self.index, row?)?;
             Ok(Wanted { id, located, uses: () })
         });
         let parallel = std::thread::available_parallelism().map_or(2, usize::from) + 2;

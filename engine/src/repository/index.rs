@@ -194,19 +194,17 @@ impl Index {
         Marks(self.segments.iter().map(|s| vec![0; s.blobs().div_ceil(64) as usize]).collect())
     }
 
-    /// The marked rows in the order in which their frames are stored, by packfile.
-    pub(crate) fn in_stored_order(&self, marks: &Marks) -> Result<Vec<Row>> {
-        let mut order = Vec::new();
-        for (segment, s) in self.segments.iter().enumerate() {
-            for (word, bits) in marks.0[segment].iter().enumerate().filter(|(_, bits)| **bits != 0) {
-                for bit in (0..64).filter(|bit| bits >> bit & 1 == 1) {
-                    let row = word as u64 * 64 + bit;
-                    order.push((segment as u32, s.blob(row)?.frame, row as u32));
-                }
-            }
-        }
-        order.sort_unstable();
-        Ok(order.into_iter().map(|(s, _, row)| Row { segment: s as usize, row: row.into() }).collect())
+    /// The marked rows in the order in which their frames are stored, by packfile. In memory are those of one segment at
+    /// a time, 8 bytes each.
+    pub(crate) fn in_stored_order(&self, marks: &Marks) -> impl Iterator<Item = Result<Row>> {
+        self.segments.iter().zip(&marks.0).enumerate().flat_map(|(segment, (s, marks))| {
+            let (order, failure) = match by_frame(s, marks) {
+                Ok(order) => (order, None),
+                Err(e) => (Vec::new(), Some(Err(e))),
+            };
+            let rows = order.into_iter().map(move |(_, row)| Ok(Row { segment, row: row.into() }));
+            failure.into_iter().chain(rows)
+        })
     }
 
     /// The number of the frame that a blob begins in, and up to `count` frames that are stored in its packfile from
@@ -257,6 +255,19 @@ impl Index {
         }
         Ok((record.id, Located { class: record.class, frames, offset: record.offset, len: record.len }))
     }
+}
+
+/// The marked rows of a segment, each behind its frame, sorted.
+fn by_frame(s: &Segment, marks: &[u64]) -> Result<Vec<(u32, u32)>> {
+    let mut order = Vec::with_capacity(marks.iter().map(|bits| bits.count_ones() as usize).sum());
+    for (word, bits) in marks.iter().enumerate().filter(|(_, bits)| **bits != 0) {
+        for bit in (0..64).filter(|bit| bits >> bit & 1 == 1) {
+            let row = word as u64 * 64 + bit;
+            order.push((s.blob(row)?.frame, row as u32));
+        }
+    }
+    order.sort_unstable();
+    Ok(order)
 }
 
 /// The key that opens a packfile's frames.
