@@ -70,8 +70,14 @@ impl<'a> Reader<'a> {
 
     /// A LEB128 number in its shortest form.
     pub fn uv(&mut self) -> WireResult<u64> {
-        let mut value = 0_u64;
-        for i in 0..10 {
+        let first = self.u8()?;
+        // Most numbers have one byte.
+        if first < 0x80 { Ok(first.into()) } else { self.longer_uv(first) }
+    }
+
+    fn longer_uv(&mut self, first: u8) -> WireResult<u64> {
+        let mut value = u64::from(first & 0x7f);
+        for i in 1..10 {
             let byte = self.u8()?;
             let bits = u64::from(byte & 0x7f);
             if i == 9 && bits > 1 {
@@ -79,7 +85,7 @@ impl<'a> Reader<'a> {
             }
             value |= bits << (7 * i);
             if byte & 0x80 == 0 {
-                if byte == 0 && i > 0 {
+                if byte == 0 {
                     return Err(WireError::Malformed("number"));
                 }
                 return Ok(value);
