@@ -96,17 +96,21 @@ pub trait FrameSource: Send + Sync + std::fmt::Debug {
 
 /// One request: a range of a packfile, and which of the wanted frames lie in it.
 #[derive(Debug, PartialEq, Eq)]
-struct Fetch {
-    object: ObjectName,
-    range: Range<u64>,
-    frames: Vec<usize>,
+pub struct Fetch {
+    /// The packfile.
+    pub object: ObjectName,
+    /// The range.
+    pub range: Range<u64>,
+    /// Numbers of the frames among those wanted, by offset.
+    pub frames: Vec<usize>,
 }
 
-/// Merges some of the wanted frames into few ranges, ordered by packfile and offset.
-fn plan(wanted: &[FrameRef], mut order: Vec<usize>) -> Vec<Fetch> {
-    order.sort_unstable_by_key(|i| (wanted[*i].packfile, wanted[*i].record.offset));
+/// Merges some of the wanted frames, given by their numbers, into few ranges, ordered by packfile and offset.
+pub fn plan(wanted: &[FrameRef], which: impl IntoIterator<Item = usize>) -> Vec<Fetch> {
+    let mut order: Vec<(FrameKey, usize)> = which.into_iter().map(|i| (wanted[i].key(), i)).collect();
+    order.sort_unstable();
     let mut out: Vec<Fetch> = Vec::new();
-    for i in order {
+    for (_, i) in order {
         let (object, range) = (wanted[i].object(), wanted[i].record.range());
         if let Some(last) = out.last_mut()
             && last.object == object
@@ -366,10 +370,8 @@ mod tests {
             frame(1, 1_000_000, 10),
             frame(1, 2_000_000, 4_000_000),
         ];
-        let plan: Vec<_> = plan(&wanted, (0..6).collect())
-            .into_iter()
-            .map(|f| (f.object.id.0[0], f.range, f.frames))
-            .collect();
+        let plan: Vec<_> =
+            plan(&wanted, 0..6).into_iter().map(|f| (f.object.id.0[0], f.range, f.frames)).collect();
         assert_eq!(
             plan,
             [
