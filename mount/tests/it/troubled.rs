@@ -194,7 +194,8 @@ fn a_read_that_the_store_does_not_answer_in_time_fails_alone_and_its_load_serves
 
 #[test]
 fn a_store_that_fails_every_tenth_time_fails_only_what_it_does_not_give() {
-    const N: usize = 120;
+    // Many frames, so that there are some tens of requests.
+    const N: usize = 600;
     let m = mounted(files(N), Duration::from_secs(60), |_| ());
     assert_eq!(fs::read_dir(&m.at).unwrap().count(), N);
     m.store.store.set(Trouble::FailSome);
