@@ -64,7 +64,7 @@ fn exporter(target: &Path) -> FsExporter {
 }
 
 fn restore(exporter: &FsExporter, path: &str, meta: &Metadata, xattrs: &[Xattr]) -> Vec<String> {
-    let file = exporter.create_file(path.as_bytes(), meta).unwrap().unwrap();
+    let file = exporter.create_file(path.as_bytes(), Attributes { meta, xattrs }).unwrap().unwrap();
     file.finish(Attributes { meta, xattrs }).unwrap()
 }
 
@@ -217,7 +217,7 @@ fn a_full_disk_ends_the_restore() {
     let disk = SmallDisk::new("64k");
     let exporter = exporter(disk.path());
     let meta = Metadata { size: 1 << 20, ..meta(Kind::Regular, 0o644) };
-    let file = exporter.create_file(b"file", &meta).unwrap().unwrap();
+    let file = exporter.create_file(b"file", Attributes { meta: &meta, xattrs: &[] }).unwrap().unwrap();
     let error = file.write_at(&vec![1; 1 << 20], 0).unwrap_err();
     assert!(error.is_fatal(), "{error}");
     drop(file);

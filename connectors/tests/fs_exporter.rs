@@ -46,7 +46,9 @@ fn restore_as(
     meta: &Metadata,
     xattrs: &[Xattr],
 ) -> Result<Option<Vec<String>>, ExportError> {
-    let Some(file) = exporter.create_file(path.as_bytes(), meta)? else { return Ok(None) };
+    let Some(file) = exporter.create_file(path.as_bytes(), Attributes { meta, xattrs })? else {
+        return Ok(None);
+    };
     file.write_at(content, 0)?;
     file.finish(Attributes { meta, xattrs }).map(Some)
 }
@@ -197,7 +199,7 @@ fn files_are_filled_in_any_order_and_keep_their_holes() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(dir.path(), Overwrite::Error);
     let meta = meta(Kind::Regular, 0o644, 64 << 20);
-    let file = exporter.create_file(b"file", &meta).unwrap().unwrap();
+    let file = exporter.create_file(b"file", attributes(&meta)).unwrap().unwrap();
     assert_eq!(names(dir.path()).len(), 1);
     assert!(names(dir.path())[0].starts_with(".plakar-"));
     std::thread::scope(|scope| {
@@ -225,7 +227,7 @@ fn dropped_files_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "old").unwrap();
     let exporter = exporter(dir.path(), Overwrite::Always);
-    let file = exporter.create_file(b"file", &meta(Kind::Regular, 0o644, 3)).unwrap().unwrap();
+    let file = exporter.create_file(b"file", attributes(&meta(Kind::Regular, 0o644, 3))).unwrap().unwrap();
     file.write_at(b"new", 0).unwrap();
     assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"old");
     drop(file);

@@ -79,9 +79,14 @@ pub trait Exporter: Send + Sync + fmt::Debug {
     /// After `Kept` it is restored into all the same, but its attributes stay: it is not finished.
     fn make_directory(&self, path: &[u8]) -> Result<Made, ExportError>;
 
-    /// Begins a file of that size under a temporary name beside its own. `None`: there is one, and it stays.
+    /// Begins a file under a temporary name beside its own; what it is to be like in the end is a hint, but for its
+    /// size. `None`: there is one, and it stays.
     /// Bytes that are never written read as zeros, as holes where the destination can.
-    fn create_file(&self, path: &[u8], meta: &Metadata) -> Result<Option<Box<dyn ExportFile>>, ExportError>;
+    fn create_file(
+        &self,
+        path: &[u8],
+        attributes: Attributes<'_>,
+    ) -> Result<Option<Box<dyn ExportFile>>, ExportError>;
 
     /// Makes a symlink, FIFO, socket or device node with its attributes; `target` is a symlink's.
     fn make_special(

@@ -143,13 +143,14 @@ pub enum FrameError {
     Decompress,
 }
 
-/// Bytes that a decoder may keep for the next frame.
-const SCRATCH: usize = 1 << 20;
+/// Bytes that a decoder may keep in each of its buffers for the next frame.
+const KEPT: usize = 4 << 20;
 
-/// Opens and decompresses. Holds a zstd context, and room for a frame before it is decompressed.
+/// Opens and decompresses. Holds a zstd context, and room for a frame before and after it is decompressed.
 pub struct FrameDecoder {
     zstd: zstd::bulk::Decompressor<'static>,
     scratch: Vec<u8>,
+    clear: Vec<u8>,
 }
 
 impl std::fmt::Debug for FrameDecoder {
@@ -161,7 +162,7 @@ impl std::fmt::Debug for FrameDecoder {
 impl FrameDecoder {
     /// A decoder.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { zstd: zstd::bulk::Decompressor::new()?, scratch: Vec::new() })
+        Ok(Self { zstd: zstd::bulk::Decompressor::new()?, scratch: Vec::new(), clear: Vec::new() })
     }
 
     /// Opens a frame and gives its clear bytes: exactly `record.clear` of them.
@@ -172,34 +173,75 @@ impl FrameDecoder {
         record: &FrameRecord,
         stored: &[u8],
     ) -> Result<Bytes, FrameError> {
-        let open = |body: &mut [u8]| {
-            let opened = key.open(class, &record.nonce, &record.tag, body);
-            opened.map_err(|_e| FrameError::NotAuthentic)
-        };
         let clear = match record.codec {
             Codec::Raw => {
                 let mut body = stored.to_vec();
-                open(&mut body)?;
+                open(key, class, record, &mut body)?;
+                check_length(record, &body)?;
                 body
             }
             Codec::Zstd => {
-                self.scratch.clear();
+                make_room(&mut self.scratch, stored.len());
                 self.scratch.extend_from_slice(stored);
-                open(&mut self.scratch)?;
+                open(key, class, record, &mut self.scratch)?;
                 let mut out = Vec::with_capacity(record.clear as usize);
-                let unpacked = self.zstd.decompress_to_buffer(&self.scratch, &mut out);
-                if self.scratch.capacity() > SCRATCH {
-                    self.scratch = Vec::new();
-                }
-                unpacked.map_err(|_e| FrameError::Decompress)?;
+                unpack(&mut self.zstd, record, &self.scratch, &mut out)?;
                 out
             }
         };
-        if clear.len() != record.clear as usize {
-            return Err(FrameError::Decompress);
-        }
         Ok(clear.into())
     }
+
+    /// The same without memory of its own for each frame: the stored bytes are opened where they are, and the clear
+    /// ones last until the next frame is opened.
+    pub fn decode_in_place<'a>(
+        &'a mut self,
+        key: &DataKey,
+        class: Class,
+        record: &FrameRecord,
+        stored: &'a mut [u8],
+    ) -> Result<&'a [u8], FrameError> {
+        open(key, class, record, stored)?;
+        match record.codec {
+            Codec::Raw => {
+                check_length(record, stored)?;
+                Ok(stored)
+            }
+            Codec::Zstd => {
+                make_room(&mut self.clear, record.clear as usize);
+                unpack(&mut self.zstd, record, stored, &mut self.clear)?;
+                Ok(&self.clear)
+            }
+        }
+    }
+}
+
+/// Empties a buffer and makes it large enough, and no larger than worth keeping.
+fn make_room(buffer: &mut Vec<u8>, bytes: usize) {
+    buffer.clear();
+    if buffer.capacity() > KEPT && bytes <= KEPT {
+        *buffer = Vec::new();
+    }
+    buffer.reserve_exact(bytes);
+}
+
+fn open(key: &DataKey, class: Class, record: &FrameRecord, body: &mut [u8]) -> Result<(), FrameError> {
+    key.open(class, &record.nonce, &record.tag, body).map_err(|_e| FrameError::NotAuthentic)
+}
+
+/// Decompresses into an empty buffer with enough room.
+fn unpack(
+    zstd: &mut zstd::bulk::Decompressor<'static>,
+    record: &FrameRecord,
+    body: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), FrameError> {
+    zstd.decompress_to_buffer(body, out).map_err(|_e| FrameError::Decompress)?;
+    check_length(record, out)
+}
+
+fn check_length(record: &FrameRecord, clear: &[u8]) -> Result<(), FrameError> {
+    if clear.len() == record.clear as usize { Ok(()) } else { Err(FrameError::Decompress) }
 }
 
 #[cfg(test)]
@@ -232,6 +274,13 @@ mod tests {
                 let mut bad = frame.bytes.to_vec();
                 bad[0] ^= 1;
                 assert_eq!(d.decode(&key, Class::Data, &frame.record, &bad), Err(FrameError::NotAuthentic));
+                let mut stored = frame.bytes.to_vec();
+                assert_eq!(
+                    d.decode_in_place(&key, Class::Data, &frame.record, &mut bad),
+                    Err(FrameError::NotAuthentic)
+                );
+                let in_place = d.decode_in_place(&key, Class::Data, &frame.record, &mut stored);
+                assert_eq!(in_place.unwrap(), clear);
                 let mut record = Vec::new();
                 frame.record.encode(&mut record);
                 assert_eq!(FrameRecord::decode(record[..].try_into().unwrap()), Ok(frame.record));

@@ -35,8 +35,8 @@ use crate::vfs::Located;
 use crate::wire::WireError;
 use catalog::{Catalog, Known, Listing};
 pub use index::Index;
-pub(crate) use index::{Marks, blocking};
-use reader::{FrameReader, FrameRef, FrameSource, Origin, Purpose, Take};
+pub(crate) use index::{Marks, Row, blocking};
+use reader::{Fetched, FrameReader, FrameRef, FrameSource, Origin, Purpose, Take};
 
 /// Bytes of frames that are kept on this machine of a store that is far away.
 const DISK_CACHE: u64 = 1 << 30;
@@ -469,6 +469,16 @@ impl Repository {
     /// Where the blob of a row is, and its id.
     pub(crate) fn locate_row(&self, index: &Index, row: index::Row) -> Result<(BlobId, Located)> {
         index.locate_row(row, &self.keys, &self.data_keys)
+    }
+
+    /// Fetches frames, none twice, and hands them to a worker off the async threads, which opens them.
+    pub(crate) async fn bulk<T: Send + 'static>(
+        &self,
+        wanted: Vec<FrameRef>,
+        origin: Origin,
+        work: impl FnOnce(Fetched) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.reader.bulk(wanted, origin, work).await
     }
 
     /// Adds a key slot.

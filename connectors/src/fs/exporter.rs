@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use plakar_engine::exporter::{Attributes, ExportError, ExportFile, Exporter, Made, Overwrite};
-use plakar_engine::meta::{Kind, Metadata, Timestamp};
+use plakar_engine::meta::{Kind, Timestamp};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, renameat, statat,
     symlinkat, unlinkat,
@@ -26,7 +26,7 @@ use rustix::io::{Errno, retry_on_intr};
 use super::stat;
 use attributes::{Object, Setter};
 use file::FsExportFile;
-use parents::{Parent, Parents};
+use parents::{Beginning, Parent, Parents};
 
 /// What to set on restored things.
 #[derive(Clone, Copy, Debug)]
@@ -188,26 +188,43 @@ impl Exporter for FsExporter {
         }
         let (parent, name) = self.parents.of(path)?;
         match mkdirat(&parent.fd, name, self.directory_mode()) {
-            Ok(()) => Ok(Made::Yes),
+            Ok(()) => {
+                self.parents.made(path);
+                Ok(Made::Yes)
+            }
             Err(Errno::EXIST) => self.take_directory(&parent, name),
             Err(e) => Err(failed("create", e)),
         }
     }
 
-    fn create_file(&self, path: &[u8], meta: &Metadata) -> Result<Option<Box<dyn ExportFile>>, ExportError> {
+    fn create_file(
+        &self,
+        path: &[u8],
+        attributes: Attributes<'_>,
+    ) -> Result<Option<Box<dyn ExportFile>>, ExportError> {
         let (parent, name) = self.parents.of(path)?;
-        // Under `Always` there is nothing to know before the rename.
-        if self.overwrite != Overwrite::Always
-            && let Place::Keep = self.examine(&parent, name, meta.mtime)?
-        {
+        let meta = attributes.meta;
+        // Under `Always` there is nothing to know before the rename. In a directory of our own nothing can be, and
+        // what is nevertheless makes the rename fail under all others but `IfNewer`.
+        let needs_no_look = match self.overwrite {
+            Overwrite::Always => true,
+            Overwrite::Never | Overwrite::Error => parent.is_ours,
+            Overwrite::IfNewer => false,
+        };
+        if !needs_no_look && let Place::Keep = self.examine(&parent, name, meta.mtime)? {
             return Ok(None);
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from(if self.options.permissions { 0o600 } else { meta.mode & 0o777 });
+        let beginning = if self.options.permissions {
+            parent.beginning(meta, attributes.xattrs.is_empty())
+        } else {
+            Beginning { mode: meta.mode & 0o777, birth: None }
+        };
+        let mode = Mode::from(beginning.mode);
         let (fd, temporary) =
             self.names.make(|name| retry_on_intr(|| openat(&parent.fd, name, flags, mode)))?;
-        let file =
-            FsExportFile::new(fd, parent, temporary, name.to_vec(), meta.size, self.overwrite, self.setter());
+        let place = file::Place { parent, temporary, name: name.to_vec() };
+        let file = FsExportFile::new(fd, place, beginning, meta.size, self.overwrite, self.setter());
         Ok(Some(Box::new(file)))
     }
 
@@ -256,8 +273,9 @@ impl Exporter for FsExporter {
         }
         let (parent, name) = self.parents.of(path)?;
         let fd = open_directory(&parent, name).map_err(|e| failed("open", e))?;
-        self.parents.forget(path);
-        Ok(self.setter().set(&Object::open(fd.as_fd(), true), attributes))
+        let is_ours = self.parents.forget(path);
+        let has_foreign = !is_ours || parent.gives_acl;
+        Ok(self.setter().set(&Object::open(fd.as_fd(), has_foreign), attributes))
     }
 }
 

@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::Cancel;
-use super::gather::{self, Wanted};
+use super::gather::{self, News, Wanted};
 use crate::crypto::Class;
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::monitor::{Event, Monitor};
 use crate::repository::catalog::Catalog;
+use crate::repository::reader::Origin;
 use crate::repository::recent::RecentFrames;
 use crate::repository::{Index, Marks, Repository, StoreFrames, report};
 use crate::snapshot::Snapshot;
@@ -75,10 +76,9 @@ pub async fn check(
     let index = repository.refresh_index().await?;
     let catalog = repository.catalog().await?;
     let source = Arc::new(StoreFrames(repository.clone()));
-    let vfs = Vfs::new(repository.clone(), Arc::new(RecentFrames::new(source.clone())));
+    let vfs = Vfs::new(repository.clone(), Arc::new(RecentFrames::new(source)));
     let mut check = Check {
         repository: repository.clone(),
-        source,
         monitor,
         cancel,
         vfs,
@@ -132,7 +132,6 @@ pub async fn check(
 
 struct Check {
     repository: Arc<Repository>,
-    source: Arc<StoreFrames>,
     monitor: Arc<dyn Monitor>,
     cancel: Cancel,
     vfs: Vfs,
@@ -294,18 +293,17 @@ impl Check {
             .map(|batch| async {
                 self.cancel.check()?;
                 let (bad, monitor) = (bad.clone(), self.monitor.clone());
-                gather::read(&self.repository, self.source.as_ref(), batch?, move |w, verified| {
+                gather::read(&self.repository, Origin::Store, batch?, move |w, news| {
+                    let problem = match news {
+                        News::Bytes(..) => return Ok(()),
+                        News::Verified if w.located.class == Class::Data => None,
+                        News::Verified => Some("it is no data".into()),
+                        News::Failed(e) if is_damage(&e) => Some(report(&*e)),
+                        News::Failed(e) => return Err(e.into()),
+                    };
                     monitor.event(Event::Progress { bytes: w.located.len.into() });
-                    match verified {
-                        Ok(_) if w.located.class == Class::Data => {}
-                        Ok(_) => bad
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push((w.id, "it is no data".into())),
-                        Err(e) if is_damage(&e) => {
-                            bad.lock().unwrap_or_else(PoisonError::into_inner).push((w.id, report(&*e)));
-                        }
-                        Err(e) => return Err(e.into()),
+                    if let Some(problem) = problem {
+                        bad.lock().unwrap_or_else(PoisonError::into_inner).push((w.id, problem));
                     }
                     Ok(())
                 })

@@ -207,6 +207,12 @@ impl Index {
         })
     }
 
+    /// What blobs are ordered by when they are read as they are stored: segment, frame, place in the frame.
+    pub(crate) fn stored_at(&self, row: Row) -> Result<(usize, u32, u32)> {
+        let record = self.segments[row.segment].blob(row.row)?;
+        Ok((row.segment, record.frame, record.offset))
+    }
+
     /// The number of the frame that a blob begins in, and up to `count` frames that are stored in its packfile from
     /// there on.
     pub(crate) fn stored_from(

@@ -1,6 +1,8 @@
 //! Reading frames: wanted frames are grouped by packfile, near ones merged into one range, ranges fetched in parallel,
 //! frames opened and decompressed once, off the async threads. What a cache on this machine holds is not fetched.
 
+mod bulk;
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::ops::Range;
@@ -20,6 +22,7 @@ use crate::frame::{FrameDecoder, FrameError, FrameRecord};
 use crate::id::ObjectId;
 use crate::packfile::area_of;
 use crate::storage::{ObjectName, Store};
+pub(crate) use bulk::Fetched;
 
 /// Unwanted bytes that are rather read than skipped: a request costs more than these.
 const MAX_GAP: u64 = 64 << 10;
@@ -132,18 +135,27 @@ thread_local! {
 
 /// Opens and decompresses one frame on this thread.
 pub fn decode(frame: &FrameRef, stored: &[u8]) -> Result<Bytes> {
-    let clear = DECODER.with_borrow_mut(|slot| {
+    with_decoder(|decoder| {
+        let clear = decoder.and_then(|d| d.decode(&frame.key, frame.class, &frame.record, stored));
+        clear.map_err(|e| damaged(frame, e))
+    })
+}
+
+fn with_decoder<T>(work: impl FnOnce(Result<&mut FrameDecoder, FrameError>) -> T) -> T {
+    DECODER.with_borrow_mut(|slot| {
         if slot.is_none() {
             *slot = FrameDecoder::new().ok();
         }
-        let decoder = slot.as_mut().ok_or(FrameError::Decompress)?;
-        decoder.decode(&frame.key, frame.class, &frame.record, stored)
-    });
-    clear.map_err(|e| Error::DamagedBlob {
+        work(slot.as_mut().ok_or(FrameError::Decompress))
+    })
+}
+
+fn damaged(frame: &FrameRef, e: FrameError) -> Error {
+    Error::DamagedBlob {
         what: "a frame".into(),
         place: format!("{} at {}", frame.object(), frame.record.offset),
         source: e.into(),
-    })
+    }
 }
 
 type Answer = Result<Bytes, Arc<Error>>;
@@ -152,7 +164,7 @@ type Answers = mpsc::UnboundedSender<(usize, Answer)>;
 
 /// Where frames may come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// The cache on this machine, or the store.
     Anywhere,
     /// The store, whatever is cached: to find out what it really holds.

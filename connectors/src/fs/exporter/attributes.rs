@@ -10,12 +10,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use plakar_engine::exporter::{Attributes, ExportError};
 use plakar_engine::meta::{Kind, Metadata, Xattr};
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat, fchmod,
-    fchown, fstat, futimens, openat, statat, utimensat,
+    AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown,
+    fstat, futimens, openat, statat, utimensat,
 };
 use rustix::io::{Errno, Result};
 
-use super::parents::Parent;
+use super::parents::{Beginning, Parent};
 use super::{FsExportOptions, failed};
 use crate::fs::stat;
 use crate::fs::xattr::{ACL_ACCESS, ACL_DEFAULT, Subject, path_in};
@@ -31,6 +31,8 @@ pub(super) enum Object<'a> {
         /// It may have attributes that are not among the recorded ones.
         has_foreign: bool,
     },
+    /// A file that was just made.
+    NewFile { fd: BorrowedFd<'a>, parent: &'a Parent, beginning: Beginning },
     /// Something that must not be opened.
     Named {
         parent: &'a Parent,
@@ -45,6 +47,10 @@ pub(super) enum Object<'a> {
 impl<'a> Object<'a> {
     pub(super) fn open(fd: BorrowedFd<'a>, has_foreign: bool) -> Self {
         Object::Open { fd, has_foreign }
+    }
+
+    pub(super) fn new_file(fd: BorrowedFd<'a>, parent: &'a Parent, beginning: Beginning) -> Self {
+        Object::NewFile { fd, parent, beginning }
     }
 
     /// Something that was just made. Fails when it is not what was made any more.
@@ -68,16 +74,26 @@ impl<'a> Object<'a> {
         Ok(Object::Named { parent, name, path: path_in(parent.fd.as_fd(), name), node })
     }
 
-    fn stat(&self) -> Result<Stat> {
-        match self {
-            Object::Open { fd, .. } => fstat(fd),
-            Object::Named { parent, name, .. } => statat(&parent.fd, *name, AtFlags::SYMLINK_NOFOLLOW),
-        }
+    /// Owner, group and permissions as they are.
+    fn owner(&self) -> Result<(u32, u32, u32)> {
+        let found = match self {
+            Object::NewFile { beginning: Beginning { birth: Some(b), .. }, .. } => {
+                return Ok((b.uid, b.gid, b.mode));
+            }
+            Object::NewFile { fd, parent, beginning } => {
+                let found = fstat(fd)?;
+                parent.learn(beginning.mode, &found);
+                found
+            }
+            Object::Open { fd, .. } => fstat(fd)?,
+            Object::Named { parent, name, .. } => statat(&parent.fd, *name, AtFlags::SYMLINK_NOFOLLOW)?,
+        };
+        Ok((found.st_uid, found.st_gid, stat::permissions(&found)))
     }
 
     fn chown(&self, uid: Option<Uid>, gid: Option<Gid>) -> Result<()> {
         match self {
-            Object::Open { fd, .. } => fchown(fd, uid, gid),
+            Object::Open { fd, .. } | Object::NewFile { fd, .. } => fchown(fd, uid, gid),
             Object::Named { parent, name, .. } => {
                 chownat(&parent.fd, *name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
             }
@@ -86,7 +102,7 @@ impl<'a> Object<'a> {
 
     fn chmod(&self, mode: Mode) -> Result<()> {
         match self {
-            Object::Open { fd, .. } => fchmod(fd, mode),
+            Object::Open { fd, .. } | Object::NewFile { fd, .. } => fchmod(fd, mode),
             // The one call that takes such a handle on every kernel is the one with its path.
             Object::Named { node: Some(node), .. } => {
                 let path = format!("/proc/self/fd/{}", node.as_raw_fd());
@@ -99,7 +115,7 @@ impl<'a> Object<'a> {
 
     fn set_times(&self, times: &Timestamps) -> Result<()> {
         match self {
-            Object::Open { fd, .. } => futimens(fd, times),
+            Object::Open { fd, .. } | Object::NewFile { fd, .. } => futimens(fd, times),
             Object::Named { parent, name, .. } => {
                 utimensat(&parent.fd, *name, times, AtFlags::SYMLINK_NOFOLLOW)
             }
@@ -108,7 +124,7 @@ impl<'a> Object<'a> {
 
     fn xattrs(&self) -> Subject<'_> {
         match self {
-            Object::Open { fd, .. } => Subject::Open(*fd),
+            Object::Open { fd, .. } | Object::NewFile { fd, .. } => Subject::Open(*fd),
             Object::Named { path, .. } => Subject::At(path),
         }
     }
@@ -116,6 +132,7 @@ impl<'a> Object<'a> {
     fn has_foreign(&self) -> bool {
         match self {
             Object::Open { has_foreign, .. } => *has_foreign,
+            Object::NewFile { parent, .. } => parent.gives_acl,
             Object::Named { parent, node, .. } => parent.gives_acl && node.is_some(),
         }
     }
@@ -168,7 +185,7 @@ impl Setter {
         meta: &Metadata,
         note: &mut impl FnMut(&str, Errno),
     ) -> Option<u32> {
-        let found = match object.stat() {
+        let (found_uid, found_gid, found_mode) = match object.owner() {
             Ok(found) => found,
             Err(e) => {
                 note("owner", e);
@@ -176,13 +193,13 @@ impl Setter {
             }
         };
         let mut mode = meta.mode & 0o7777;
-        if (found.st_uid, found.st_gid) == (meta.uid, meta.gid) {
-            return (stat::permissions(&found) != mode).then_some(mode);
+        if (found_uid, found_gid) == (meta.uid, meta.gid) {
+            return (found_mode != mode).then_some(mode);
         }
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
         if let Err(e) = object.chown(Some(uid), Some(gid)) {
             note(&format!("owner {}:{}", meta.uid, meta.gid), e);
-            if found.st_gid != meta.gid {
+            if found_gid != meta.gid {
                 // Those who are not root may still give it to a group of theirs.
                 let _ = object.chown(None, Some(gid));
             }

@@ -9,15 +9,14 @@ use rustix::fs::{AtFlags, ftruncate, unlinkat};
 use rustix::io::{Errno, pwrite};
 
 use super::attributes::{Object, Setter};
-use super::parents::Parent;
+use super::parents::{Beginning, Parent};
 use super::{failed, replace};
 
 /// A file under its temporary name.
 pub(super) struct FsExportFile {
     fd: OwnedFd,
-    parent: Arc<Parent>,
-    temporary: Vec<u8>,
-    name: Vec<u8>,
+    place: Place,
+    beginning: Beginning,
     size: u64,
     /// The end of what was written so far.
     written: AtomicU64,
@@ -26,27 +25,24 @@ pub(super) struct FsExportFile {
     placed: bool,
 }
 
+/// Where it stands, and is to stand.
+pub(super) struct Place {
+    pub(super) parent: Arc<Parent>,
+    pub(super) temporary: Vec<u8>,
+    pub(super) name: Vec<u8>,
+}
+
 impl FsExportFile {
     pub(super) fn new(
         fd: OwnedFd,
-        parent: Arc<Parent>,
-        temporary: Vec<u8>,
-        name: Vec<u8>,
+        place: Place,
+        beginning: Beginning,
         size: u64,
         overwrite: Overwrite,
         setter: Setter,
     ) -> Self {
-        Self {
-            fd,
-            parent,
-            temporary,
-            name,
-            size,
-            written: AtomicU64::new(0),
-            overwrite,
-            setter,
-            placed: false,
-        }
+        let written = AtomicU64::new(0);
+        Self { fd, place, beginning, size, written, overwrite, setter, placed: false }
     }
 }
 
@@ -71,8 +67,10 @@ impl ExportFile for FsExportFile {
         if *self.written.get_mut() < self.size {
             ftruncate(&self.fd, self.size).map_err(|e| failed("set the size", e))?;
         }
-        let refused = self.setter.set(&Object::open(self.fd.as_fd(), self.parent.gives_acl), attributes);
-        replace(&self.parent, &self.temporary, &self.name, self.overwrite)?;
+        let Place { parent, temporary, name } = &self.place;
+        let object = Object::new_file(self.fd.as_fd(), parent, self.beginning);
+        let refused = self.setter.set(&object, attributes);
+        replace(parent, temporary, name, self.overwrite)?;
         self.placed = true;
         Ok(refused)
     }
@@ -82,7 +80,7 @@ impl Drop for FsExportFile {
     fn drop(&mut self) {
         if !self.placed {
             // Where even this fails, a file stays whose name says what it is.
-            let _ = unlinkat(&self.parent.fd, self.temporary.as_slice(), AtFlags::empty());
+            let _ = unlinkat(&self.place.parent.fd, self.place.temporary.as_slice(), AtFlags::empty());
         }
     }
 }
