@@ -3,10 +3,9 @@
 
 mod bulk;
 
-use std::cell::RefCell;
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -129,9 +128,9 @@ pub fn plan(wanted: &[FrameRef], which: impl IntoIterator<Item = usize>) -> Vec<
     out
 }
 
-thread_local! {
-    static DECODER: RefCell<Option<FrameDecoder>> = const { RefCell::new(None) };
-}
+/// Decoders that nobody uses at the moment, the one used last on top. Not one for each thread: there are many more
+/// threads that may do this work than do it at one time, and a decoder has buffers.
+static DECODERS: Mutex<Vec<FrameDecoder>> = Mutex::new(Vec::new());
 
 /// Opens and decompresses one frame on this thread.
 pub fn decode(frame: &FrameRef, stored: &[u8]) -> Result<Bytes> {
@@ -142,12 +141,14 @@ pub fn decode(frame: &FrameRef, stored: &[u8]) -> Result<Bytes> {
 }
 
 fn with_decoder<T>(work: impl FnOnce(Result<&mut FrameDecoder, FrameError>) -> T) -> T {
-    DECODER.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = FrameDecoder::new().ok();
-        }
-        work(slot.as_mut().ok_or(FrameError::Decompress))
-    })
+    let idle = || DECODERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let free = idle().pop();
+    let Some(mut decoder) = free.or_else(|| FrameDecoder::new().ok()) else {
+        return work(Err(FrameError::Decompress));
+    };
+    let done = work(Ok(&mut decoder));
+    idle().push(decoder);
+    done
 }
 
 fn damaged(frame: &FrameRef, e: FrameError) -> Error {

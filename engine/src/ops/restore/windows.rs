@@ -18,7 +18,7 @@ use crate::walk::{Step, Walk};
 /// A window ends when it has so many entries that wait for something, or pieces of files. The first one is small, so
 /// that filling can begin, and each may be twice as large as the one before.
 const FIRST_ENTRIES: usize = 1024;
-const MOST_ENTRIES: usize = 16_384;
+const MOST_ENTRIES: usize = 12_288;
 const MOST_PIECES: usize = 32_768;
 
 /// A part of the tree: what is left to do in it.
