@@ -213,6 +213,32 @@ fn unreadable_things_are_errors_of_their_own() {
 }
 
 #[test]
+fn nobody_else_can_open_a_file_before_it_is_its_owners() {
+    let dir = tempfile::tempdir().unwrap();
+    let exporter = exporter(dir.path());
+    exporter.make_directory(b"sub").unwrap();
+    let theirs = meta(Kind::Regular, 0o666);
+    let ours = Metadata { uid: 0, gid: 0, ..theirs.clone() };
+    // In turn, so that what is known of new files is of both.
+    for i in 0..4 {
+        for (who, meta) in [("theirs", &theirs), ("ours", &ours)] {
+            let path = format!("sub/{who}{i}");
+            let attributes = Attributes { meta, xattrs: &[] };
+            let file = exporter.create_file(path.as_bytes(), attributes).unwrap().unwrap();
+            let begun = fs::read_dir(dir.path().join("sub")).unwrap().map(|e| e.unwrap());
+            let begun = begun.filter(|e| e.file_name().to_string_lossy().starts_with(".plakar-"));
+            let modes: Vec<u32> = begun.map(|e| e.metadata().unwrap().mode() & 0o7777).collect();
+            if who == "theirs" {
+                assert_eq!(modes, [0o600]);
+            }
+            assert!(file.finish(attributes).unwrap().is_empty());
+            let found = fs::metadata(dir.path().join(path)).unwrap();
+            assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (meta.uid, meta.gid, 0o666));
+        }
+    }
+}
+
+#[test]
 fn a_full_disk_ends_the_restore() {
     let disk = SmallDisk::new("64k");
     let exporter = exporter(disk.path());

@@ -146,6 +146,43 @@ fn the_mode_is_the_recorded_one_whatever_the_umask() {
 }
 
 #[test]
+fn many_files_of_one_new_directory_get_each_its_own_mode() {
+    let dir = tempfile::tempdir().unwrap();
+    let exporter = exporter(dir.path(), Overwrite::Error);
+    let _umask = Umask::set(0o027);
+    exporter.make_directory(b"sub").unwrap();
+    // Often enough that what became of the first ones is known, with and without bits that the umask takes.
+    for i in 0..5 {
+        for mode in [0o000, 0o444, 0o600, 0o644, 0o666, 0o755, 0o4755, 0o2711] {
+            let path = format!("sub/{i}-{mode:o}");
+            restore_as(&exporter, &path, b"x", &meta(Kind::Regular, mode, 1), &[]).unwrap();
+            assert_eq!(fs::metadata(dir.path().join(path)).unwrap().mode() & 0o7777, mode);
+        }
+        let path = format!("sub/{i}-acl");
+        let xattrs = [xattr("system.posix_acl_access", &acl(1234))];
+        let refused = restore_as(&exporter, &path, b"x", &meta(Kind::Regular, 0o750, 1), &xattrs).unwrap();
+        assert_eq!(refused.unwrap(), NONE);
+        assert_eq!(fs::metadata(dir.path().join(path)).unwrap().mode() & 0o7777, 0o750);
+    }
+}
+
+#[test]
+fn what_came_into_a_new_directory_meanwhile_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    for policy in [Overwrite::Error, Overwrite::Never] {
+        let exporter = exporter(dir.path(), policy);
+        let sub = format!("{policy:?}");
+        exporter.make_directory(sub.as_bytes()).unwrap();
+        let path = format!("{sub}/file");
+        fs::write(dir.path().join(&path), "theirs").unwrap();
+        let error = restore(&exporter, &path, b"ours").unwrap_err();
+        assert_eq!(error.to_string(), "exists already");
+        assert_eq!(fs::read(dir.path().join(&path)).unwrap(), b"theirs");
+        assert_eq!(names(&dir.path().join(sub)), ["file"]);
+    }
+}
+
+#[test]
 fn directories_get_their_attributes_last() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(dir.path(), Overwrite::Error);

@@ -10,7 +10,7 @@ use super::reader::{FrameKey, FrameRef, FrameSource, Purpose};
 use crate::error::{Error, Result};
 
 /// Clear bytes that are kept.
-const LIMIT: usize = 12 << 20;
+const LIMIT: usize = 8 << 20;
 
 /// Frames of a source, the last ones kept.
 #[derive(Debug)]

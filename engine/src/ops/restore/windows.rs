@@ -16,9 +16,10 @@ use crate::vfs::is_damage;
 use crate::walk::{Step, Walk};
 
 /// A window ends when it has so many entries that wait for something, or pieces of files. The first one is small, so
-/// that filling can begin, and each may be twice as large as the one before.
+/// that filling can begin, and each may be four times as large as the one before: frames that hold pieces of two
+/// windows are opened twice.
 const FIRST_ENTRIES: usize = 1024;
-const MOST_ENTRIES: usize = 12_288;
+const MOST_ENTRIES: usize = 16_384;
 const MOST_PIECES: usize = 32_768;
 
 /// A part of the tree: what is left to do in it.
@@ -120,7 +121,7 @@ impl Gatherer {
                 }
             }
         }
-        self.entries = (self.entries * 2).min(MOST_ENTRIES);
+        self.entries = (self.entries * 4).min(MOST_ENTRIES);
         window.plan = job.plan(files)?;
         Ok(Some(window))
     }
