@@ -10,8 +10,8 @@ use crate::repository::Repository;
 use crate::repository::reader::{Fetched, FrameKey, FrameRef, Origin};
 use crate::vfs::Located;
 
-/// Clear bytes that are fetched and decoded as one piece of work.
-const BATCH: u64 = 4 << 20;
+/// Clear bytes that are fetched and opened as one piece of work: a large frame, or several small ones.
+const BATCH: u64 = 2_000_000;
 
 /// A blob that is wanted, with what the caller wants it for.
 #[derive(Debug)]
