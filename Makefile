@@ -26,9 +26,8 @@ check: ## what must hold before a commit: format, lints, documentation
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
 
 .PHONY: bench
-bench: system ## beside the other backup programs that are installed, on a real tree (BENCH_TREE=DIR)
-	cargo build --release --quiet
-	benches/peers target/release/plakar
+bench: system ## pieces of the engine, each beside the least that it could cost (BENCH_ARGS="index")
+	cargo bench --quiet --bench engine -- $(BENCH_ARGS)
 
 .PHONY: bench-peers
 bench-peers: system ## beside the other backup programs that are installed, with what must be reached (BENCH_LINUX=DIR[,LATER] BENCH_VM=… BENCH_MILLION=… BENCH_ARGS="--json FILE")
