@@ -3,6 +3,7 @@
 
 pub mod frames;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,8 +22,9 @@ pub struct LocalDirs {
     pub state: PathBuf,
 }
 
-/// The layout's version: another one is another directory.
-const VERSION: &str = "v1";
+/// The layouts' versions: another one is another directory.
+const CACHE_VERSION: &str = "v2";
+const STATE_VERSION: &str = "v1";
 
 /// The directory of frames in the cache of a store.
 pub const FRAMES: &str = "frames";
@@ -42,20 +44,32 @@ const SCHEMA: &str = "
         area INTEGER NOT NULL, id BLOB NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (area, id)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS sources (
         source BLOB PRIMARY KEY, snapshot BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS source_states (
+        source BLOB NOT NULL, state BLOB NOT NULL, PRIMARY KEY (source, state)) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS directories (
-        source BLOB NOT NULL, directory BLOB NOT NULL, parent BLOB NOT NULL, record BLOB NOT NULL,
-        PRIMARY KEY (source, directory)) WITHOUT ROWID;
+        directory INTEGER PRIMARY KEY, source BLOB NOT NULL, parent INTEGER NOT NULL, record BLOB NOT NULL);
     CREATE INDEX IF NOT EXISTS children ON directories (source, parent);
 ";
+/// Most records of directories lie whole in a page of this size, and are read by one call.
+const PAGE_BYTES: u32 = 16 << 10;
 
-/// Directories of the file cache as they were: record by directory hash.
-pub(crate) type DirectoryRow = ([u8; 16], [u8; 16], Vec<u8>);
+/// A directory of the file cache as it was: itself and its parent as hashes, its record.
+pub(crate) type DirectoryRow = (i64, i64, Vec<u8>);
+
+/// What the file cache of a source describes.
+#[derive(Debug)]
+pub(crate) struct CachedSource {
+    /// The snapshot that its directories were written with.
+    pub(crate) snapshot: ObjectId,
+    /// The states that the index held then.
+    pub(crate) states: HashSet<ObjectId>,
+}
 
 impl LocalCache {
     /// Opens, or makes, the cache of a store. A damaged database is thrown away. Where the user's cache cannot be
     /// written, a temporary one serves for this process.
     pub fn open(dirs: &LocalDirs, store: StoreId) -> Result<Self> {
-        let directory = dirs.cache.join(VERSION).join(store.to_string());
+        let directory = dirs.cache.join(CACHE_VERSION).join(store.to_string());
         match Self::open_at(&directory) {
             Ok(cache) => Ok(cache),
             Err(e) => {
@@ -151,34 +165,35 @@ impl LocalCache {
         Ok(tx.commit()?)
     }
 
-    /// The snapshot whose directories the file cache of a source holds.
-    pub(crate) fn source_snapshot(&self, source: &[u8; 16]) -> Result<Option<ObjectId>> {
+    /// What the file cache of a source describes.
+    pub(crate) fn source(&self, source: &[u8; 16]) -> Result<Option<CachedSource>> {
         let db = self.database();
         let mut query = db.prepare_cached("SELECT snapshot FROM sources WHERE source = ?1")?;
-        Ok(query.query_row([&source[..]], |r| Ok(ObjectId(r.get(0)?))).optional()?)
+        let snapshot = query.query_row([&source[..]], |r| Ok(ObjectId(r.get(0)?))).optional()?;
+        let mut query = db.prepare_cached("SELECT state FROM source_states WHERE source = ?1")?;
+        let states = query.query_map([&source[..]], |r| Ok(ObjectId(r.get(0)?)))?;
+        let states = states.collect::<rusqlite::Result<_>>()?;
+        Ok(snapshot.map(|snapshot| CachedSource { snapshot, states }))
     }
 
-    /// The record of a directory.
-    pub(crate) fn directory_record(
-        &self,
-        source: &[u8; 16],
-        directory: &[u8; 16],
-    ) -> Result<Option<Vec<u8>>> {
+    /// The record of a directory, of whatever source: the hash names both.
+    pub(crate) fn directory_record(&self, directory: i64) -> Result<Option<Vec<u8>>> {
         let db = self.database();
-        let mut query =
-            db.prepare_cached("SELECT record FROM directories WHERE source = ?1 AND directory = ?2")?;
-        Ok(query.query_row([&source[..], &directory[..]], |r| r.get(0)).optional()?)
+        let mut query = db.prepare_cached("SELECT record FROM directories WHERE directory = ?1")?;
+        Ok(query.query_row([directory], |r| r.get(0)).optional()?)
     }
 
     /// Replaces what the file cache knows of a source, in one transaction: removes directories with everything below
-    /// them, keeps new records, names the new snapshot. `base` is the snapshot that the records build on; without one
-    /// all older records are forgotten first. Does nothing if the cache has moved on to another snapshot since.
-    pub(crate) fn update_source(
+    /// them, keeps new records, names the new snapshot and the states that the index has come to hold. `base` is the
+    /// snapshot that all this builds on; without one, all that was known is forgotten first. Does nothing if the cache has
+    /// moved on to another snapshot since.
+    pub(crate) fn update_source<'a>(
         &self,
         source: &[u8; 16],
         snapshot: ObjectId,
         base: Option<ObjectId>,
-        removed: &[[u8; 16]],
+        states: impl Iterator<Item = &'a ObjectId>,
+        removed: &[i64],
         rows: impl Iterator<Item = Result<DirectoryRow>>,
     ) -> Result<()> {
         let mut db = self.database();
@@ -186,6 +201,7 @@ impl LocalCache {
         match base {
             None => {
                 tx.execute("DELETE FROM directories WHERE source = ?1", [&source[..]])?;
+                tx.execute("DELETE FROM source_states WHERE source = ?1", [&source[..]])?;
             }
             Some(base) => {
                 let query = "SELECT snapshot FROM sources WHERE source = ?1";
@@ -199,14 +215,18 @@ impl LocalCache {
             tx.prepare_cached(
                 "WITH RECURSIVE below(d) AS (VALUES (?2) UNION
                      SELECT directory FROM directories, below WHERE source = ?1 AND parent = d)
-                 DELETE FROM directories WHERE source = ?1 AND directory IN below",
+                 DELETE FROM directories WHERE directory IN below",
             )?
-            .execute([&source[..], &directory[..]])?;
+            .execute(params![&source[..], directory])?;
         }
         for row in rows {
             let (directory, parent, record) = row?;
             tx.prepare_cached("INSERT OR REPLACE INTO directories VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![&source[..], &directory[..], &parent[..], record])?;
+                .execute(params![directory, &source[..], parent, record])?;
+        }
+        for state in states {
+            tx.prepare_cached("INSERT OR IGNORE INTO source_states VALUES (?1, ?2)")?
+                .execute([&source[..], &state.0[..]])?;
         }
         tx.prepare_cached("INSERT OR REPLACE INTO sources VALUES (?1, ?2)")?
             .execute([&source[..], &snapshot.0[..]])?;
@@ -217,6 +237,8 @@ impl LocalCache {
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let db = Connection::open(path)?;
     db.busy_timeout(std::time::Duration::from_secs(20))?;
+    // Of a new database.
+    db.pragma_update(None, "page_size", PAGE_BYTES)?;
     // Losing the last transactions to a crash is harmless; waiting for the disk at each is not.
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "NORMAL")?;
@@ -257,7 +279,7 @@ pub struct WriterState {
 impl WriterState {
     /// Reads the file, or begins anew.
     pub fn open(dirs: &LocalDirs, store: StoreId) -> Self {
-        let path = dirs.state.join(VERSION).join(store.to_string());
+        let path = dirs.state.join(STATE_VERSION).join(store.to_string());
         let mut s = Self {
             path,
             writer: crate::random_bytes(),

@@ -140,6 +140,11 @@ impl Run {
         &self.catalog
     }
 
+    /// The index as of t₀, with what this run has added.
+    pub fn index(&self) -> Arc<Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Bytes put into the store so far.
     pub fn added_bytes(&self) -> u64 {
         self.added_bytes.load(Ordering::Relaxed)
@@ -166,8 +171,7 @@ impl Run {
         if self.pending.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
             return Ok(true);
         }
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner).clone();
-        index.is_known(id, &self.catalog.removals)
+        self.index().is_known(id, &self.catalog.removals)
     }
 
     /// Claims a blob: `true` means that it is new and the caller must frame it.
@@ -175,8 +179,7 @@ impl Run {
         if self.pending.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
             return Ok(false);
         }
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner).clone();
-        if index.is_known(id, &self.catalog.removals)? {
+        if self.index().is_known(id, &self.catalog.removals)? {
             return Ok(false);
         }
         // Two workers may be here with one blob; or a checkpoint has just moved it from `pending` to the next index.
@@ -245,7 +248,7 @@ impl Run {
         let mut done = std::mem::take(batch);
         done.states.push(id);
         let ids: Vec<BlobId> = done.blobs.iter().map(|b| b.id).collect();
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let index = self.index();
         let index = blocking(move || index.with(done).map(Arc::new)).await?;
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = index.clone();
         self.repository.set_index(index);

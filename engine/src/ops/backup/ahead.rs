@@ -123,7 +123,7 @@ impl<'a> Ahead<'a> {
             compare(path, listed, before, self.excludes, self.previous, known).map_err(Unlisted::Run)?;
         let mut below = VecDeque::new();
         for found in &entries {
-            if let Found::Directory(now, was) = found
+            if let Found::Directory { now, was, .. } = found
                 && !now.mount_point
             {
                 let node = was.as_ref().and_then(Entry::directory).map(|(node, _)| node);

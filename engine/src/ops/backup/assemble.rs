@@ -144,7 +144,7 @@ pub(super) struct Slot {
     /// The entry, once it is known.
     pub(super) entry: Option<Entry>,
     /// What it must equal for the directory to count as unchanged.
-    pub(super) expected: Option<Entry>,
+    pub(super) expected: Option<Box<Entry>>,
     /// Its stamp.
     pub(super) stamp: Stamp,
 }
@@ -208,7 +208,7 @@ impl Directory {
     fn put(&self, slot: usize, entry: Entry) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(s) = slots.get_mut(slot) {
-            if s.expected.as_ref() != Some(&entry) {
+            if s.expected.as_deref() != Some(&entry) {
                 self.changed.store(true, Ordering::Relaxed);
             }
             s.entry = Some(entry);
@@ -272,7 +272,7 @@ impl Directory {
                 tree::build::directory(&entries, key, |blob| assembly.put_meta(&blob))?
             }
         };
-        if self.cached && (!unchanged || self.node != Some(node) || assembly.previous.is_without_cache()) {
+        if self.cached && (!unchanged || self.node != Some(node) || assembly.previous.begins_anew()) {
             let parent = self.parent.as_ref().map_or(&b""[..], |(p, _)| &p.path);
             assembly.previous.stage(&self.path, parent, node, &entries, &stamps)?;
         }

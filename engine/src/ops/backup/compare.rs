@@ -15,8 +15,14 @@ pub(super) enum Found {
     Unchanged(Stamp, Entry),
     /// New, or not as it was; no directory.
     Changed(SourceEntry),
-    /// A directory, with its entry if it was one before.
-    Directory(SourceEntry, Option<Entry>),
+    /// A directory.
+    Directory {
+        now: SourceEntry,
+        /// Its entry if it was one before.
+        was: Option<Entry>,
+        /// Its own attributes are those of that entry.
+        untouched: bool,
+    },
     /// It cannot be looked at.
     Failed(Vec<u8>, ImportError),
     /// The format has no room for its name.
@@ -29,7 +35,7 @@ impl Found {
     pub(super) fn name(&self) -> &[u8] {
         match self {
             Self::Unchanged(_, entry) | Self::Gone(entry) => &entry.name,
-            Self::Changed(now) | Self::Directory(now, _) => &now.name,
+            Self::Changed(now) | Self::Directory { now, .. } => &now.name,
             Self::Failed(name, _) | Self::Unstorable(name) => name,
         }
     }
@@ -73,8 +79,9 @@ pub(super) fn compare(
             }
         };
         if is_directory {
-            let was = was.map(|(_, e)| e).filter(|e| e.directory().is_some());
-            found.push(Found::Directory(now, was));
+            let was = was.filter(|(_, e)| e.directory().is_some());
+            let untouched = was.as_ref().is_some_and(|(stamp, e)| previous.is_untouched(*stamp, e, &now));
+            found.push(Found::Directory { now, was: was.map(|(_, e)| e), untouched });
             continue;
         }
         match was {

@@ -1,6 +1,7 @@
 //! What the previous backup of the same source knew, so that unchanged files are not read and unchanged directories
 //! not encoded: from the file cache, or, where that is missing, from the snapshot's own tree (size and mtime only).
 
+use std::collections::HashSet;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -40,8 +41,13 @@ pub(super) struct Previous {
     key: [u8; 32],
     keys: Arc<Keyring>,
     cache: Arc<LocalCache>,
+    run: Arc<Run>,
     /// The snapshot that the file cache describes, if it does.
     base: Option<ObjectId>,
+    /// The states that the index held then.
+    states: HashSet<ObjectId>,
+    /// Whether all that the store knew then is known now: none of those states is gone, and nothing is condemned.
+    complete: bool,
     /// The previous snapshot, if it is live: everything below its nodes is in the store.
     snapshot: Option<Arc<Snapshot>>,
     /// Whether what is below a known node or list may be relied on without looking it up.
@@ -54,12 +60,12 @@ pub(super) struct Previous {
 struct Staged {
     file: BufWriter<std::fs::File>,
     rows: u64,
-    removed: Vec<[u8; 16]>,
+    removed: Vec<i64>,
 }
 
 impl Previous {
     /// Finds what is known of this source.
-    pub(super) async fn find(run: &Run, source: &dyn Importer, reread: bool) -> Result<Self> {
+    pub(super) async fn find(run: &Arc<Run>, source: &dyn Importer, reread: bool) -> Result<Self> {
         let repository = run.repository();
         let keys = repository.keys().clone();
         let key = keys.local("file cache paths");
@@ -68,16 +74,22 @@ impl Previous {
             v.put_bytes(source.kind().as_bytes());
             v.put_bytes(source.origin().as_bytes());
             source.roots().iter().for_each(|r| v.put_bytes(r));
-            short_hash(&key, &v)
+            first(&blake3::keyed_hash(&key, &v))
         };
+        // Of a source's own, so that the same path of two sources is not the same directory.
+        let key = *blake3::keyed_hash(&key, &source_hash).as_bytes();
         let cache = repository.cache().clone();
-        let base = cache.source_snapshot(&source_hash)?;
+        let cached = cache.source(&source_hash)?.filter(|_| !reread);
+        let base = cached.as_ref().map(|c| c.snapshot);
+        let states = cached.map(|c| c.states).unwrap_or_default();
         let live = |s: &&Arc<Snapshot>| {
             s.source == source.kind() && s.origin == source.origin() && s.roots == source.roots()
         };
         let snapshots = &run.catalog().snapshots;
         // What the cache describes, or else the newest of this source.
         let of_cache = base.and_then(|id| snapshots.iter().find(|s| s.id == id)).cloned();
+        let complete =
+            base.is_some() && !run.catalog().removals.any_doomed() && states.is_subset(run.index().states());
         let (snapshot, tree) = match (reread, base, of_cache) {
             (true, ..) => (None, None),
             (false, Some(_), found) => (found, None),
@@ -96,7 +108,10 @@ impl Previous {
             key,
             keys,
             cache,
-            base: base.filter(|_| !reread),
+            run: run.clone(),
+            base,
+            states,
+            complete,
             trusted: snapshot.is_some() && repository.unreadable_states().is_empty(),
             snapshot,
             tree,
@@ -114,14 +129,15 @@ impl Previous {
         self.trusted
     }
 
-    /// Whether the file cache begins anew, so that unchanged directories must be kept too.
-    pub(super) fn is_without_cache(&self) -> bool {
-        self.base.is_none()
+    /// Whether the file cache begins anew, so that unchanged directories must be kept too. It does after a loss: records
+    /// of directories that this backup does not come to see would be vouched for by the next one.
+    pub(super) fn begins_anew(&self) -> bool {
+        !self.complete
     }
 
-    /// Names a directory in the cache.
-    pub(super) fn hash(&self, path: &[u8]) -> [u8; 16] {
-        short_hash(&self.key, path)
+    /// Names a directory in the cache. Should two ever share a name, each looks changed in turn and is read again.
+    fn hash(&self, path: &[u8]) -> i64 {
+        i64::from_le_bytes(first(&blake3::keyed_hash(&self.key, path)))
     }
 
     /// What is known of a directory; `node` is what its parent's entry named.
@@ -139,7 +155,7 @@ impl Previous {
             };
         }
         self.base?;
-        let record = match self.cache.directory_record(&self.source, &self.hash(path)) {
+        let record = match self.cache.directory_record(self.hash(path)) {
             Ok(r) => r?,
             Err(e) => {
                 tracing::debug!(%e, "file cache");
@@ -164,7 +180,7 @@ impl Previous {
         now: &SourceEntry,
         known: impl Fn(&BlobId) -> Result<bool>,
     ) -> Result<bool> {
-        let same_stamp = stamp.is_none_or(|s| s.ctime_ns != UNTRUSTED && s == now.stamp);
+        let same_stamp = stamp.is_none_or(|s| is_trusted_stamp(s, now));
         let links = then.links.map_or(1, |l| u64::from(l.count));
         if !same_stamp || then.meta != now.meta || then.error.is_some() || links != now.links {
             return Ok(false);
@@ -172,6 +188,7 @@ impl Previous {
         match &then.detail {
             // What is below a list can only be trusted, not looked up without reading it.
             Detail::Regular(c) if c.level > 0 && !self.trusted => Ok(false),
+            Detail::Regular(_) if self.complete => Ok(true),
             Detail::Regular(c) => {
                 let ids = c.items.iter().filter_map(|Extent { id, .. }| id.as_ref());
                 ids.map(known).try_fold(true, |all, k| k.map(|k| all && k))
@@ -180,6 +197,11 @@ impl Previous {
             Detail::Special => Ok(true),
             Detail::Missing | Detail::Directory { .. } => Ok(false),
         }
+    }
+
+    /// Whether a directory's own attributes are as they were; what is in it may have changed all the same.
+    pub(super) fn is_untouched(&self, stamp: Option<Stamp>, then: &Entry, now: &SourceEntry) -> bool {
+        then.error.is_none() && stamp.is_some_and(|s| is_trusted_stamp(s, now))
     }
 
     /// Keeps a directory's record for the next backup.
@@ -204,9 +226,9 @@ impl Previous {
         }
         let sealed = self.keys.seal_local(PURPOSE, &clear);
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut head = Vec::with_capacity(36);
-        head.extend_from_slice(&self.hash(path));
-        head.extend_from_slice(&self.hash(parent));
+        let mut head = Vec::with_capacity(20);
+        head.extend_from_slice(&self.hash(path).to_le_bytes());
+        head.extend_from_slice(&self.hash(parent).to_le_bytes());
         head.put_u32(sealed.len() as u32);
         let written = staged.file.write_all(&head).and_then(|()| staged.file.write_all(&sealed));
         written.map_err(|e| Error::io("write in", &std::env::temp_dir(), e))?;
@@ -231,20 +253,27 @@ impl Previous {
             file.seek(SeekFrom::Start(0)).map_err(io)?;
             let mut file = BufReader::new(file.try_clone().map_err(io)?);
             let rows = (0..staged.rows).map(move |_| read_row(&mut file).map_err(io));
-            self.cache.update_source(&self.source, snapshot, self.base, &staged.removed, rows)
+            let base = self.base.filter(|_| self.complete);
+            let index = self.run.index();
+            let states = index.states().iter().filter(|s| base.is_none() || !self.states.contains(s));
+            self.cache.update_source(&self.source, snapshot, base, states, &staged.removed, rows)
         })
         .await
     }
 }
 
+fn is_trusted_stamp(then: Stamp, now: &SourceEntry) -> bool {
+    then.ctime_ns != UNTRUSTED && then == now.stamp
+}
+
 fn read_row(file: &mut impl Read) -> std::io::Result<DirectoryRow> {
-    let (mut directory, mut parent, mut length) = ([0; 16], [0; 16], [0; 4]);
+    let (mut directory, mut parent, mut length) = ([0; 8], [0; 8], [0; 4]);
     file.read_exact(&mut directory)?;
     file.read_exact(&mut parent)?;
     file.read_exact(&mut length)?;
     let mut record = vec![0; u32::from_le_bytes(length) as usize];
     file.read_exact(&mut record)?;
-    Ok((directory, parent, record))
+    Ok((i64::from_le_bytes(directory), i64::from_le_bytes(parent), record))
 }
 
 fn decode(bytes: &[u8]) -> WireResult<PreviousDirectory> {
@@ -260,7 +289,6 @@ fn decode(bytes: &[u8]) -> WireResult<PreviousDirectory> {
     Ok(PreviousDirectory { node, entries })
 }
 
-fn short_hash(key: &[u8; 32], bytes: &[u8]) -> [u8; 16] {
-    let hash = blake3::keyed_hash(key, bytes);
-    hash.as_bytes().first_chunk().copied().unwrap_or_default()
+fn first<const N: usize>(hash: &blake3::Hash) -> [u8; N] {
+    hash.as_bytes().first_chunk().copied().unwrap_or([0; N])
 }

@@ -196,7 +196,8 @@ impl Walk<'_> {
         let assembly = self.assembly.clone();
         let mut changed = opened.node.is_none();
         let mut slots = Vec::with_capacity(opened.entries.len());
-        let mut open: Vec<(usize, SourceEntry, Option<BlobId>)> = Vec::new();
+        let mut files: Vec<(usize, SourceEntry)> = Vec::new();
+        let mut directories = Vec::new();
         // The path of each entry in turn.
         let mut at = join(&path, b"");
         let above = at.len();
@@ -208,16 +209,17 @@ impl Walk<'_> {
                     assembly.monitor.event(Event::Entry { path: &at, bytes: entry.meta.size });
                     slots.push(Slot { entry: Some(entry), expected: None, stamp });
                 }
-                Found::Directory(now, was) => {
+                Found::Directory { now, was, untouched } => {
                     let node = was.as_ref().and_then(Entry::directory).map(|(node, _)| node);
+                    let xattrs = was.as_ref().filter(|_| untouched).map(|was| was.xattrs.clone());
                     let stamp = now.stamp;
-                    open.push((slots.len(), now, node));
-                    slots.push(Slot { entry: None, expected: was, stamp });
+                    directories.push((slots.len(), now, node, xattrs));
+                    slots.push(Slot { entry: None, expected: was.map(Box::new), stamp });
                 }
                 Found::Changed(now) => {
                     changed = true;
                     let stamp = now.stamp;
-                    open.push((slots.len(), now, None));
+                    files.push((slots.len(), now));
                     slots.push(Slot { stamp, ..Slot::default() });
                 }
                 Found::Failed(name, e) => {
@@ -240,14 +242,16 @@ impl Walk<'_> {
         let begin = Begin { parent, path, own, slots, changed, node, cached: true };
         let directory = Directory::begin(begin);
         let first = self.stack.len();
-        for (slot, now, previous) in open {
-            if now.meta.kind != Kind::Directory {
-                self.changed(&directory, &opened.handle, slot, now)?;
-                continue;
-            }
+        for (slot, now) in files {
+            self.changed(&directory, &opened.handle, slot, now)?;
+        }
+        for (slot, now, previous, xattrs) in directories {
             let at = directory.path_of(&now.name);
             let mut own = self.own_entry(&now);
-            own.xattrs = self.xattrs(&at, opened.handle.xattrs(&now.name), &mut own.error);
+            own.xattrs = match xattrs {
+                Some(xattrs) => xattrs,
+                None => self.xattrs(&at, opened.handle.xattrs(&now.name), &mut own.error),
+            };
             let what = match opened.below(&now.name) {
                 Some(job) => What::Below(job),
                 None if now.mount_point => What::MountPoint,

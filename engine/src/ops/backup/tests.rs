@@ -8,8 +8,8 @@ use crate::cache::LocalDirs;
 use crate::monitor::Silent;
 use crate::ops::check::{Depth, Scope, check};
 use crate::repository::{CreateOptions, create};
-use crate::storage::Store;
 use crate::storage::memory::MemoryStore;
+use crate::storage::{Area, ObjectName, Store};
 use crate::testing::faulty::FaultyStore;
 use crate::testing::{
     Fixture, FixtureImporter, What, cheap_kdf, local_dirs, open, read_tree, secret, small_chunks,
@@ -221,6 +221,30 @@ async fn blobs_of_a_removed_snapshot_are_not_taken_on_trust() {
     assert_eq!(opened, 2);
     assert_holds(&bench.open().await, &again.snapshot, &tree).await;
     bench.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_state_took_is_not_vouched_for_where_it_was_not_seen() {
+    let bench = Bench::new().await;
+    let whole = Fixture::directory([
+        ("a", Fixture::noise(5_000, 1)),
+        ("d", Fixture::directory([("b", Fixture::noise(6_000, 2))])),
+    ]);
+    bench.backup(&whole).await;
+    for state in bench.store.list(Area::States).await.unwrap() {
+        bench.store.delete(ObjectName::new(Area::States, state.id)).await.unwrap();
+    }
+    // The next backup stores again what it sees, which is not all.
+    let mut part = whole.clone();
+    part.at("d").what = What::Unreadable(0);
+    let (report, opened) = bench.backup(&part).await;
+    assert_eq!((report.errors, opened), (1, 1));
+    // The file cache still has the time stamps of the rest, and its blobs are gone.
+    let (report, opened) = bench.backup(&whole).await;
+    assert_eq!((report.errors, opened), (0, 1));
+    assert_holds(&bench.open().await, &report.snapshot, &whole).await;
+    let (report, opened) = bench.backup(&whole).await;
+    assert_eq!((report.errors, opened), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
