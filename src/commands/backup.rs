@@ -309,7 +309,7 @@ fn sentence(report: &BackupReport, took: &str) -> String {
         "{}: backup completed {errors} in {took} (in: {}, out: {}): {} of {} read, {} in all",
         s.id.short(),
         text::size(s.read_bytes),
-        text::size(s.added_bytes),
+        text::size(report.written_bytes),
         text::count(report.files_read),
         text::counted(s.summary().files, "file"),
         text::size(s.summary().bytes),
@@ -336,8 +336,8 @@ mod tests {
 
     #[test]
     fn the_summary_is_one_line() {
-        let snapshot = Snapshot { read_bytes: 0, added_bytes: 1 << 20, ..Snapshot::empty() };
-        let report = BackupReport { snapshot, errors: 0, files_read: 3 };
+        let snapshot = Snapshot { read_bytes: 0, ..Snapshot::empty() };
+        let report = BackupReport { snapshot, errors: 0, files_read: 3, written_bytes: 1 << 20 };
         assert_eq!(
             sentence(&report, "28.7ms"),
             "00000000: backup completed without errors in 28.7ms (in: 0 B, out: 1.0 MiB): 3 of 0 files read, 0 B in all"

@@ -57,6 +57,8 @@ pub struct BackupReport {
     pub errors: u64,
     /// Files read, as against taken over unread.
     pub files_read: u64,
+    /// Bytes put into the store, the snapshot itself among them.
+    pub written_bytes: u64,
 }
 
 /// Backs up a source.
@@ -84,7 +86,7 @@ pub async fn backup(
         let errors =
             crate::repository::blocking(move || dry_run::list(&*source, &excludes, &*monitor, &cancel))
                 .await?;
-        return Ok(BackupReport { snapshot, errors, files_read: 0 });
+        return Ok(BackupReport { snapshot, errors, files_read: 0, written_bytes: 0 });
     }
     let begun = Instant::now();
     let run = Run::begin(repository, &snapshot.host, "backup", cancel.clone()).await?;
@@ -107,7 +109,7 @@ pub async fn backup(
         }
         let errors = assembly.errors.load(Ordering::Relaxed);
         let files_read = assembly.files_read.load(Ordering::Relaxed);
-        Ok(BackupReport { snapshot, errors, files_read })
+        Ok(BackupReport { snapshot, errors, files_read, written_bytes: run.added_bytes() })
     };
     let done = done.await;
     if done.is_err() {
