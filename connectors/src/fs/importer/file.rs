@@ -1,21 +1,29 @@
 //! An open file of a source, read from its start to its end.
 
+use std::io::IoSliceMut;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use plakar_engine::importer::{ImportError, SourceFile, Stamp};
 use plakar_engine::meta::{Kind, Metadata};
 use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, seek};
-use rustix::io::{Errno, read};
+use rustix::io::{Errno, ReadWriteFlags, preadv2, read};
 
 use super::directory::{failed, open};
 use crate::fs::stat;
 
 /// From this size on the kernel is told that all of it will be read, and reads further ahead.
 const WORTH_ADVICE: u64 = 1 << 20;
+/// `RWF_DONTCACHE` of `linux/fs.h`, since Linux 6.14: what was not in memory before is not kept there. It would push out
+/// what others need, and finding new memory for each page takes longer than using the same again.
+const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+/// Read on from where the last read ended.
+const FROM_HERE: u64 = u64::MAX;
 
 /// One open file.
 pub(super) struct FsFile {
     fd: OwnedFd,
+    /// Read with `DONT_CACHE`.
+    passing: bool,
     /// The last read found the end.
     ended: bool,
 }
@@ -24,7 +32,8 @@ impl FsFile {
     /// Opens a regular file. Without `NONBLOCK` a FIFO put in its place would block for ever; regular files do not
     /// mind it.
     pub(super) fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Self, ImportError> {
-        let file = Self { fd: open(directory, name, OFlags::NONBLOCK | OFlags::NOCTTY)?, ended: false };
+        let fd = open(directory, name, OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        let file = Self { fd, passing: true, ended: false };
         let (meta, _) = file.now()?;
         if meta.kind != Kind::Regular {
             return Err(ImportError::new("no longer a regular file"));
@@ -42,6 +51,17 @@ impl FsFile {
         Ok((at < size).then_some((at, size)))
     }
 
+    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if self.passing {
+            match preadv2(&self.fd, &mut [IoSliceMut::new(buffer)], FROM_HERE, DONT_CACHE) {
+                // An older kernel, or a file system that cannot.
+                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => self.passing = false,
+                done => return done,
+            }
+        }
+        read(&self.fd, buffer)
+    }
+
     fn seek(&mut self, to: SeekFrom) -> Result<u64, Errno> {
         self.ended = false;
         seek(&self.fd, to)
@@ -52,7 +72,7 @@ impl SourceFile for FsFile {
     fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ImportError> {
         let mut filled = 0;
         while filled < buffer.len() && !self.ended {
-            match read(&self.fd, &mut buffer[filled..]) {
+            match self.read_some(&mut buffer[filled..]) {
                 Ok(0) => self.ended = true,
                 Ok(n) => filled += n,
                 Err(Errno::INTR) => {}
