@@ -53,11 +53,13 @@ impl FsFile {
 
     fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
         if self.passing {
-            match preadv2(&self.fd, &mut [IoSliceMut::new(buffer)], FROM_HERE, DONT_CACHE) {
-                // An older kernel, or a file system that cannot.
-                Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => self.passing = false,
-                done => return done,
+            let read = preadv2(&self.fd, &mut [IoSliceMut::new(buffer)], FROM_HERE, DONT_CACHE);
+            if read.is_ok() || read == Err(Errno::INTR) {
+                return read;
             }
+            // An older kernel, a file system that cannot, a sandbox that does not know the call. Whatever else is wrong
+            // the plain call says, too.
+            self.passing = false;
         }
         read(&self.fd, buffer)
     }
