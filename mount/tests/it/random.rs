@@ -98,7 +98,9 @@ impl Random {
     fn sparse(&mut self) -> Node {
         let (mut end, mut data) = (0, Vec::new());
         for _ in 0..self.below(4) {
-            let (start, len) = (end + 1 + self.next() % 300_000, 1 + self.below(100_000));
+            // Smaller holes may be read as zeros by the backup, and are data then.
+            let hole = (64 << 10) + 1 + self.next() % 300_000;
+            let (start, len) = (end + hole, 1 + self.below(100_000));
             data.push((start, self.noise(len)));
             end = start + len as u64;
         }
