@@ -17,7 +17,7 @@ fn main() -> std::process::ExitCode {
 /// slices of 256 KiB then asks the kernel for each of them: `cp` of a disk's image took 40 % longer.
 ///
 /// Eight arenas: by default there are eight for each processor. With fewer, threads that hand small things to each other
-/// wait more: an unchanged backup of a million files takes 1.95 s with three and 1.75 with eight.
+/// wait more: an unchanged backup of a million files takes 1.95 s with three and 1.83 with eight.
 fn frugal_allocator() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, value) in
