@@ -10,6 +10,7 @@ use plakar_engine::error::{Error, ErrorKind};
 use plakar_engine::keyslot::UserSecret;
 use plakar_engine::repository::{Probe, Repository};
 use plakar_engine::storage::Store;
+use plakar_engine::storage::retry::RetryingStore;
 
 use crate::cli::Globals;
 use crate::env::Env;
@@ -87,7 +88,7 @@ impl AppContext {
     /// The store that is meant; it need not exist.
     pub(crate) fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
         let path = location::local(&self.store_name(), &self.env)?;
-        Ok(Arc::new(FsStore::new(path)))
+        Ok(Arc::new(RetryingStore::new(Arc::new(FsStore::new(path)))))
     }
 
     /// A directory of this program: an option, an XDG variable, or its place below the home directory.

@@ -239,7 +239,7 @@ fn store_hint(whole: &anyhow::Error, at: &str) -> Option<String> {
         StoreErrorKind::PermissionDenied => "check who owns the store's files, and who you are",
         StoreErrorKind::AlreadyExists => "choose a place that is empty or does not exist yet",
         StoreErrorKind::TimedOut | StoreErrorKind::Unavailable => "try again when the store can be reached",
-        StoreErrorKind::NotFound | StoreErrorKind::OutOfRange => {
+        StoreErrorKind::NotFound | StoreErrorKind::OutOfRange | StoreErrorKind::Unreadable => {
             return Some(format!("`plakar {at}check` shows which snapshots are hit and which are whole"));
         }
         StoreErrorKind::Unusable => "a store is a directory: name one, or a place where one can be made",

@@ -185,8 +185,14 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Store(e) if e.kind() == StoreErrorKind::Unusable => ErrorKind::NoStore,
-            // An object that others name, and a range that was recorded: stores say `Unavailable` when all is gone.
-            Self::Store(e) if matches!(e.kind(), StoreErrorKind::NotFound | StoreErrorKind::OutOfRange) => {
+            // An object that others name, a range that was recorded, bytes that the disk does not give: stores say
+            // `Unavailable` when all is gone.
+            Self::Store(e)
+                if matches!(
+                    e.kind(),
+                    StoreErrorKind::NotFound | StoreErrorKind::OutOfRange | StoreErrorKind::Unreadable
+                ) =>
+            {
                 ErrorKind::Damaged
             }
             Self::Store(_) => ErrorKind::Store,

@@ -3,6 +3,7 @@
 //! A store keeps immutable objects in [`Area`]s under random ids. Implementations know nothing of what is in them.
 
 pub mod memory;
+pub mod retry;
 
 use std::fmt;
 use std::ops::Range;
@@ -131,6 +132,9 @@ pub enum StoreErrorKind {
     NoSpace,
     /// The object ends before the range that was asked for does.
     OutOfRange,
+    /// The object is there and its bytes cannot be had: a bad sector, something else in its place, no right to read it.
+    /// It concerns this object alone. Worth another try, since a network file system or a cable may have had a bad moment.
+    Unreadable,
     /// The store did not answer in time; worth another try.
     TimedOut,
     /// The store cannot be reached, or has gone as a whole; worth another try.
@@ -179,6 +183,11 @@ impl StoreError {
         Self::new(kind, operation, subject, e)
     }
 
+    /// The same failure as one of another kind: where a store knows better what it means.
+    pub fn with_kind(self, kind: StoreErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
     /// The kind.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
@@ -186,7 +195,10 @@ impl StoreError {
 
     /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, StoreErrorKind::TimedOut | StoreErrorKind::Unavailable)
+        matches!(
+            self.kind,
+            StoreErrorKind::TimedOut | StoreErrorKind::Unavailable | StoreErrorKind::Unreadable
+        )
     }
 }
 

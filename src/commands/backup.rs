@@ -24,7 +24,7 @@ use crate::context::AppContext;
 use crate::exit_code::ExitCode;
 use crate::progress::{Bar, Progress};
 use crate::report::Failure;
-use crate::screen::Output;
+use crate::screen::{self, Output};
 use crate::{json, location, report, text, time};
 
 /// Back up files: make a snapshot
@@ -142,7 +142,16 @@ pub(crate) async fn run(context: &AppContext, args: BackupArgs) -> anyhow::Resul
             return Ok(code);
         }
     }
-    Ok(if done.errors > 0 { ExitCode::CompletedWithErrors } else { ExitCode::Ok })
+    // What they name was uploaded again where this backup needed it; older snapshots may miss it.
+    let unreadable = repository.unreadable_states();
+    for (id, reason) in &unreadable {
+        screen::line(&format!("warning: states/{id} cannot be read: {reason}"));
+    }
+    Ok(match (unreadable.len(), done.errors) {
+        (1.., _) => ExitCode::Damaged,
+        (0, 1..) => ExitCode::CompletedWithErrors,
+        (0, 0) => ExitCode::Ok,
+    })
 }
 
 /// For a bar that has no previous backup to tell how much there is: counts beside the backup, as a dry run, once that

@@ -23,7 +23,8 @@ use crate::{json, location, text, time};
 ///
 /// A directory's contents, and its own attributes, become those of the destination; a single file is put into it
 /// under its name. Without a snapshot the newest one that fits the options is restored. What fails for one entry does
-/// not end the restore: it is named as it happens and at the end, and the exit code is 3.
+/// not end the restore: it is named as it happens and at the end, and the exit code is 3, or 65 where the store's own
+/// data is damaged or missing.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  plakar restore -to /tmp/back latest\n  plakar restore -to . 1093df0c:etc/passwd"
@@ -142,7 +143,11 @@ pub(crate) async fn run(context: &AppContext, args: RestoreArgs) -> anyhow::Resu
         out.line(format_args!("{}: {}", snapshot.id.short(), sentence(&report, &took, &shown)))?;
     }
     out.flush()?;
-    Ok(if report.errors > 0 { ExitCode::CompletedWithErrors } else { ExitCode::Ok })
+    Ok(match report {
+        RestoreReport { damaged: 1.., .. } => ExitCode::Damaged,
+        RestoreReport { errors: 1.., .. } => ExitCode::CompletedWithErrors,
+        _ => ExitCode::Ok,
+    })
 }
 
 /// `restore completed without errors in 1.2s to ./x: 1,234 files, 56 directories, 3 others, 1.0 GiB`
@@ -168,7 +173,15 @@ mod tests {
 
     #[test]
     fn the_summary_is_one_line() {
-        let r = RestoreReport { files: 1234, directories: 1, others: 2, bytes: 1 << 30, kept: 3, errors: 1 };
+        let r = RestoreReport {
+            files: 1234,
+            directories: 1,
+            others: 2,
+            bytes: 1 << 30,
+            kept: 3,
+            errors: 1,
+            damaged: 0,
+        };
         assert_eq!(
             sentence(&r, "1.2s", "./x"),
             "restore completed with 1 error in 1.2s to ./x: 1,234 files, 1 directory, 2 others, 3 kept as found, 1.0 GiB"

@@ -18,7 +18,8 @@ use bytes::Bytes;
 use plakar_engine::id::ObjectId;
 use plakar_engine::storage::{Area, Listed, ObjectName, PutObject, Store, StoreError, StoreErrorKind};
 use rustix::buffer::spare_capacity;
-use rustix::io::{Errno, pread};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::{Errno, pread, retry_on_intr};
 use tempfile::NamedTempFile;
 
 use super::stat::nanoseconds;
@@ -230,9 +231,9 @@ impl Place {
     }
 
     fn get(&self, name: ObjectName, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-        let fail = |e| StoreError::io("read", name, e);
+        let fail = |e| unreadable(name, e);
         let shorter = || StoreError::new(StoreErrorKind::OutOfRange, "read", name, "it is shorter");
-        let file = File::open(self.path(name)).map_err(fail)?;
+        let file = self.open(name)?;
         let length = || file.metadata().map_err(fail).map(|m| m.len());
         let range = match range {
             None => 0..length()?,
@@ -257,6 +258,18 @@ impl Place {
         // The allocator may have given more room than was asked for, and then more was read.
         bytes.truncate(wanted);
         Ok(bytes.into())
+    }
+
+    /// Opens an object. Whatever else stands in its place is refused: a FIFO would otherwise be waited for until somebody
+    /// writes into it.
+    fn open(&self, name: ObjectName) -> Result<File, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let opened = retry_on_intr(|| rustix::fs::open(self.path(name), flags, Mode::empty()));
+        let file = File::from(opened.map_err(|e| unreadable(name, e.into()))?);
+        if !file.metadata().map_err(|e| unreadable(name, e))?.is_file() {
+            return Err(StoreError::new(StoreErrorKind::Unreadable, "read", name, "it is not a file"));
+        }
+        Ok(file)
     }
 
     /// Makes a temporary file beside where the object will stand. Areas and shards are made as they are needed, the
@@ -350,6 +363,19 @@ impl PutObject for FsPut {
         let file = self.file.take();
         // Where even this fails, a temporary file is left, which nobody takes for an object.
         let _ = tokio::task::spawn_blocking(move || drop(file)).await;
+    }
+}
+
+/// A failure to read one object: of that object alone, unless the machine has run out of something.
+fn unreadable(name: ObjectName, e: io::Error) -> StoreError {
+    let errno = Errno::from_io_error(&e);
+    if errno == Some(Errno::NOENT) {
+        return StoreError::new(StoreErrorKind::NotFound, "read", name, "it is missing");
+    }
+    let exhausted = matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS));
+    match StoreError::io("read", name, e) {
+        e if exhausted || e.is_retryable() => e,
+        e => e.with_kind(StoreErrorKind::Unreadable),
     }
 }
 

@@ -42,6 +42,8 @@ pub struct RestoreReport {
     pub kept: u64,
     /// Entries that failed, or that miss some attribute. The monitor was told of each.
     pub errors: u64,
+    /// Those of them that failed since stored data is damaged or missing.
+    pub damaged: u64,
 }
 
 /// Restores the entry at an absolute path of a snapshot: a directory's contents and attributes become those of the
@@ -103,6 +105,7 @@ struct Counts {
     bytes: AtomicU64,
     kept: AtomicU64,
     errors: AtomicU64,
+    damaged: AtomicU64,
 }
 
 impl Counts {
@@ -115,6 +118,7 @@ impl Counts {
             bytes: get(&self.bytes),
             kept: get(&self.kept),
             errors: get(&self.errors),
+            damaged: get(&self.damaged),
         }
     }
 }
@@ -147,6 +151,12 @@ impl Job {
     fn failed(&self, path: &[u8], reason: &str) {
         add(&self.counts.errors, 1);
         self.monitor.event(Event::Failed { path, reason });
+    }
+
+    /// What an entry needs is damaged or missing in the store.
+    fn damaged(&self, path: &[u8], reason: &str) {
+        add(&self.counts.damaged, 1);
+        self.failed(path, reason);
     }
 
     fn fatal(&self, e: ExportError) -> Error {

@@ -134,7 +134,8 @@ pub(super) async fn load(
         }
     }
     let failures = catalog.broken.iter().map(|(_, e)| e).chain(catalog.unreadable.iter().map(|(_, e)| e));
-    if failures.into_iter().all(|e| is_damage(e) || matches!(e, Error::Newer { .. })) {
+    let lasts = |e: &Error| is_damage(e) && !matches!(e, Error::Store(_)) || matches!(e, Error::Newer { .. });
+    if failures.into_iter().all(lasts) {
         catalog.listing = listing.digest();
     }
     catalog.snapshots.sort_by_key(|s| (std::cmp::Reverse(s.time_ns), s.id));

@@ -108,7 +108,7 @@ impl Job {
                 if !is_damage(&e) {
                     return Err(e);
                 }
-                self.failed(&file.path, &report(&e));
+                self.damaged(&file.path, &report(&e));
                 continue;
             }
             *file.pending.get_mut() = pieces.len() - before;
@@ -269,7 +269,7 @@ impl Job {
         for (file, _) in files.of(uses) {
             let mut state = file.state.write().unwrap_or_else(PoisonError::into_inner);
             if !matches!(*state, FileState::Closed) {
-                self.failed(&file.path, reason);
+                self.damaged(&file.path, reason);
             }
             *state = FileState::Closed;
         }

@@ -89,7 +89,7 @@ impl Gatherer {
                 break;
             };
             match step {
-                Step::Unreadable(e) if is_damage(&e) => job.failed(self.walk.path(), &report(&e)),
+                Step::Unreadable(e) if is_damage(&e) => job.damaged(self.walk.path(), &report(&e)),
                 Step::Unreadable(e) => return Err(e),
                 Step::Enter(entry) => self.enter(&entry)?,
                 Step::Leave(entry) => {
