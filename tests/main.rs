@@ -1,6 +1,7 @@
 //! Tests of the whole: the installed binary as a user runs it, real kernel mounts, the packages' layering.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on shall fail")]
 
+mod caches;
 mod changes;
 mod common;
 mod concurrent;

@@ -65,7 +65,7 @@ fn note(name: &str, blobs: u64, learning: Duration, memory: &Anonymous, opening:
 fn lookups(bench: &mut Bench, runtime: &Runtime, repository: &Repository, name: &str, blobs: u64) {
     let index = runtime.block_on(repository.index()).unwrap();
     let removals = Removals::default();
-    let is_known = |id: &BlobId| index.is_known(id, &removals).unwrap();
+    let is_known = |id: &BlobId| index.is_known(id, &removals);
     let mut numbers = Numbers::new(4);
     let there: Vec<BlobId> = (0..ROUND).map(|_| blob_id(numbers.below(blobs))).collect();
     let missing: Vec<BlobId> = (0..ROUND as u64).map(|i| blob_id(blobs + i)).collect();

@@ -99,7 +99,7 @@ async fn write(local: &Path) -> (Arc<Repository>, Entry) {
         let root = directory("root", 0, &SHAPE, &mut |entries| {
             let stored = build::directory(entries, keys.chunker(), |node| {
                 let id = keys.identify(Class::Meta, &node);
-                if building.claim(&id).unwrap() {
+                if building.claim(&id) {
                     framer.push(&building, id, &node).unwrap();
                 }
                 Ok::<_, Infallible>(id)

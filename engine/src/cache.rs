@@ -37,6 +37,13 @@ pub struct LocalCache {
     database: Mutex<Connection>,
     /// Keeps a directory for this process alone, when the user's cannot be written.
     own: Option<tempfile::TempDir>,
+    /// Where the index went when its own place could not be written, the last one used.
+    moved: Mutex<Vec<tempfile::TempDir>>,
+}
+
+/// Places for what this process needs and nobody keeps, in the order in which they are tried: the second is memory.
+fn scratch_places() -> [PathBuf; 2] {
+    [std::env::temp_dir(), PathBuf::from("/dev/shm")]
 }
 
 const SCHEMA: &str = "
@@ -65,6 +72,11 @@ pub(crate) struct CachedSource {
     pub(crate) states: HashSet<ObjectId>,
 }
 
+/// A file without a name for this process, where there is a place for it.
+pub(crate) fn scratch_file() -> Option<std::fs::File> {
+    scratch_places().iter().find_map(|place| tempfile::tempfile_in(place).ok())
+}
+
 impl LocalCache {
     /// Opens, or makes, the cache of a store. A damaged database is thrown away. Where the user's cache cannot be
     /// written, a temporary one serves for this process.
@@ -74,10 +86,14 @@ impl LocalCache {
             Ok(cache) => Ok(cache),
             Err(e) => {
                 tracing::warn!(%e, directory = %directory.display(), "the local cache cannot be used; working without");
-                let own = tempfile::tempdir().map_err(|e| Error::io("make", &std::env::temp_dir(), e))?;
-                let mut cache = Self::open_at(own.path())?;
-                cache.own = Some(own);
-                Ok(cache)
+                let in_scratch = |place: PathBuf| {
+                    let own = tempfile::tempdir_in(&place).map_err(|e| Error::io("write in", &place, e))?;
+                    let mut cache = Self::open_at(own.path())?;
+                    cache.own = Some(own);
+                    Ok(cache)
+                };
+                let [first, second] = scratch_places();
+                in_scratch(first).or_else(|e: Error| in_scratch(second).map_err(|_| e))
             }
         }
     }
@@ -97,7 +113,13 @@ impl LocalCache {
             }
             Err(e) => return Err(e.into()),
         };
-        Ok(Self { directory: directory.into(), index, database: Mutex::new(database), own: None })
+        Ok(Self {
+            directory: directory.into(),
+            index,
+            database: Mutex::new(database),
+            own: None,
+            moved: Mutex::default(),
+        })
     }
 
     /// Where it is.
@@ -116,8 +138,20 @@ impl LocalCache {
     }
 
     /// Where index segments are.
-    pub fn index_directory(&self) -> &Path {
-        &self.index
+    pub fn index_directory(&self) -> PathBuf {
+        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        moved.last().map_or_else(|| self.index.clone(), |m| m.path().to_owned())
+    }
+
+    /// The index cannot be written where it is: moves it, empty, to the next place where this process may keep it.
+    /// `false` when there is none left.
+    pub(crate) fn move_index(&self) -> bool {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = scratch_places();
+        let next = places.iter().skip(moved.len()).find_map(|place| tempfile::tempdir_in(place).ok());
+        let found = next.is_some();
+        moved.extend(next);
+        found
     }
 
     fn database(&self) -> MutexGuard<'_, Connection> {

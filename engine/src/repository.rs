@@ -377,10 +377,10 @@ impl Repository {
         Ok(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Brings the index up to the states that the store lists now.
+    /// Brings the index up to the states that the store lists now, every local file verified.
     pub async fn refresh_index(&self) -> Result<Arc<Index>> {
         let _one = self.loading.lock().await;
-        self.load_index(self.index_now().is_some()).await
+        self.load_index(true).await
     }
 
     /// The index; loaded now if it was not yet.
@@ -404,8 +404,22 @@ impl Repository {
             .into_iter()
             .filter(|l| catalog.removals.successor(&l.id).is_none_or(|s| !there.contains(&s)))
             .collect();
-        let directory = self.cache.index_directory();
-        let (index, unreadable) = Index::load(directory, &self.store, &self.keys, &wanted, thorough).await?;
+        let (index, unreadable) = loop {
+            let directory = self.cache.index_directory();
+            match Index::load(&directory, &self.store, &self.keys, &wanted, thorough).await {
+                // The file is gone now: what it held is read from the store again.
+                Err(Error::DamagedIndex { .. }) => {}
+                // A full disk, or one that cannot be written: the index goes elsewhere, for this process.
+                Err(e @ Error::Io { .. }) => {
+                    let cache = self.cache.clone();
+                    if !blocking(move || Ok(cache.move_index())).await? {
+                        return Err(e);
+                    }
+                    tracing::warn!(e = report(&e), "the index is kept elsewhere for this once");
+                }
+                loaded => break loaded?,
+            }
+        };
         for (id, e) in &unreadable {
             tracing::warn!(state = %id, %e, "a state cannot be read; what it names is unknown");
         }

@@ -102,8 +102,11 @@ impl Index {
         }
         let directory = directory.to_owned();
         let index = blocking(move || {
-            let segments = compact(&directory, &key, segments)?;
-            Ok(Self::new(directory, key, segments))
+            let segments = compact(&directory, &key, segments);
+            match segments.iter().find(|s| s.is_damaged()) {
+                Some(s) => Err(Error::DamagedIndex { path: s.path().display().to_string() }),
+                None => Ok(Self::new(directory, key, segments)),
+            }
         });
         Ok((index.await?, unreadable))
     }
@@ -117,7 +120,7 @@ impl Index {
     pub(super) fn with(&self, batch: Batch) -> Result<Self> {
         let mut segments = self.segments.clone();
         segments.push(Arc::new(batch.into_segment(&self.directory, &self.key)?));
-        let segments = compact(&self.directory, &self.key, segments)?;
+        let segments = compact(&self.directory, &self.key, segments);
         Ok(Self::new(self.directory.clone(), self.key.clone(), segments))
     }
 
@@ -141,20 +144,16 @@ impl Index {
         self.segments.iter().map(|s| s.bytes()).sum()
     }
 
-    /// Whether a blob has a location that may be relied on: in a packfile that is not condemned or gone.
-    ///
-    /// # Errors
-    /// A damaged local file.
-    pub fn is_known(&self, id: &BlobId, removals: &Removals) -> Result<bool> {
-        for s in self.segments.iter().filter(|s| s.may_hold(id)) {
-            for found in s.find(id) {
-                let (_, record) = found?;
-                if !removals.any_doomed() || !removals.is_doomed(&s.packfile_of(record.frame.into())?.id) {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
+    /// Whether a blob has a location that may be relied on: in a packfile that is not condemned or gone. A damaged
+    /// local file knows nothing: at worst a blob is stored twice.
+    pub fn is_known(&self, id: &BlobId, removals: &Removals) -> bool {
+        let is_sound = |s: &Segment, frame: u32| {
+            !removals.any_doomed() || s.packfile_of(frame.into()).is_ok_and(|p| !removals.is_doomed(&p.id))
+        };
+        self.segments
+            .iter()
+            .filter(|s| s.may_hold(id))
+            .any(|s| s.find(id).map_while(Result::ok).any(|(_, record)| is_sound(s, record.frame)))
     }
 
     /// Every packfile, once.
@@ -369,8 +368,8 @@ fn choose(
     (chosen, stale)
 }
 
-/// Merges small segments until each is larger than all smaller ones together.
-fn compact(directory: &Path, key: &SegmentKey, mut segments: Vec<Arc<Segment>>) -> Result<Vec<Arc<Segment>>> {
+/// Merges small segments until each is larger than all smaller ones together. Where that fails they stay as they are.
+fn compact(directory: &Path, key: &SegmentKey, mut segments: Vec<Arc<Segment>>) -> Vec<Arc<Segment>> {
     segments.sort_unstable_by_key(|s| std::cmp::Reverse(s.blobs()));
     let mut sum = 0;
     let mut first = segments.len();
@@ -382,14 +381,20 @@ fn compact(directory: &Path, key: &SegmentKey, mut segments: Vec<Arc<Segment>>) 
     }
     let frames: u64 = segments[first..].iter().map(|s| s.frames()).sum();
     if first + 1 >= segments.len() || frames > u64::from(u32::MAX) {
-        return Ok(segments);
+        return segments;
     }
-    let merged = segment::merge(directory, key, &segments[first..])?;
+    let merged = match segment::merge(directory, key, &segments[first..]) {
+        Ok(merged) => merged,
+        Err(e) => {
+            tracing::debug!(%e, "local index files were not merged");
+            return segments;
+        }
+    };
     for s in segments.drain(first..) {
         let _ = std::fs::remove_file(s.path());
     }
     segments.push(Arc::new(merged));
-    Ok(segments)
+    segments
 }
 
 /// Runs file work off the async threads.

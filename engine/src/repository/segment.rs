@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use memmap2::Mmap;
 
@@ -237,6 +237,7 @@ pub(super) struct Segment {
     states: Vec<ObjectId>,
     /// Blocks that this process has verified, a bit each.
     verified: Vec<AtomicU64>,
+    is_damaged: AtomicBool,
 }
 
 impl Segment {
@@ -258,6 +259,7 @@ impl Segment {
             blocks: 1,
             states: Vec::new(),
             verified: Vec::new(),
+            is_damaged: AtomicBool::new(false),
         };
         let header = s.block(0)?;
         let (magic, rest) = header.split_first_chunk::<8>().ok_or_else(|| s.damaged())?;
@@ -278,7 +280,13 @@ impl Segment {
         Ok(s)
     }
 
+    /// The file is of no use to anybody: it goes, wherever this is noticed, and whoever loads the index next makes it anew.
+    /// This process goes on with what it has mapped.
     fn damaged(&self) -> Error {
+        if !self.is_damaged.swap(true, Ordering::Relaxed) {
+            tracing::warn!(path = %self.path.display(), "a local index file is damaged and is made anew");
+            let _ = std::fs::remove_file(&self.path);
+        }
         Error::DamagedIndex { path: self.path.display().to_string() }
     }
 
@@ -343,6 +351,11 @@ impl Segment {
     /// How many packfiles it has.
     pub(super) fn packfiles(&self) -> u64 {
         self.counts[Section::Packfiles as usize]
+    }
+
+    /// Whether damage was found in it.
+    pub(super) fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Relaxed)
     }
 
     /// Its file.

@@ -167,24 +167,16 @@ impl Run {
     }
 
     /// Whether the store has this blob, by what this run may rely on.
-    pub fn is_known(&self, id: &BlobId) -> Result<bool> {
-        if self.pending.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
-            return Ok(true);
-        }
-        self.index().is_known(id, &self.catalog.removals)
+    pub fn is_known(&self, id: &BlobId) -> bool {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+            || self.index().is_known(id, &self.catalog.removals)
     }
 
     /// Claims a blob: `true` means that it is new and the caller must frame it.
-    pub fn claim(&self, id: &BlobId) -> Result<bool> {
-        if self.pending.lock().unwrap_or_else(PoisonError::into_inner).contains(id) {
-            return Ok(false);
-        }
-        if self.index().is_known(id, &self.catalog.removals)? {
-            return Ok(false);
-        }
+    pub fn claim(&self, id: &BlobId) -> bool {
         // Two workers may be here with one blob; or a checkpoint has just moved it from `pending` to the next index.
         // The first costs nothing; the second a duplicate.
-        Ok(self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(*id))
+        !self.is_known(id) && self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(*id)
     }
 
     /// A framer for one worker and class.
@@ -249,14 +241,17 @@ impl Run {
         done.states.push(id);
         let ids: Vec<BlobId> = done.blobs.iter().map(|b| b.id).collect();
         let index = self.index();
-        let index = blocking(move || index.with(done).map(Arc::new)).await?;
-        *self.index.write().unwrap_or_else(PoisonError::into_inner) = index.clone();
-        self.repository.set_index(index);
-        {
-            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            for id in &ids {
-                pending.remove(id);
+        match blocking(move || index.with(done).map(Arc::new)).await {
+            Ok(index) => {
+                *self.index.write().unwrap_or_else(PoisonError::into_inner) = index.clone();
+                self.repository.set_index(index);
+                let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                for id in &ids {
+                    pending.remove(id);
+                }
             }
+            // The state is in the store, which is what counts; this run goes on knowing its blobs from `pending`.
+            Err(e) => tracing::warn!(%e, "the local index was not extended; the next command does it"),
         }
         self.renew_lease().await
     }

@@ -9,7 +9,6 @@ use super::assemble::join;
 use super::compare::{Found, compare};
 use super::exclude::Excludes;
 use super::previous::Previous;
-use crate::error::Error;
 use crate::id::BlobId;
 use crate::importer::{ImportError, SourceDirectory};
 use crate::repository::writer::Run;
@@ -39,20 +38,6 @@ impl Opened {
     }
 }
 
-/// Why a directory cannot be walked.
-pub(super) enum Unlisted {
-    /// It cannot be read.
-    Source(ImportError),
-    /// The run cannot go on.
-    Run(Error),
-}
-
-impl From<ImportError> for Unlisted {
-    fn from(e: ImportError) -> Self {
-        Self::Source(e)
-    }
-}
-
 /// A listing that somebody will read: a lister, or the walk itself when it gets there first.
 pub(super) struct Job {
     parent: Arc<dyn SourceDirectory>,
@@ -67,7 +52,7 @@ pub(super) struct Job {
 enum JobState {
     Waiting,
     Running,
-    Done(Result<Opened, Unlisted>),
+    Done(Result<Opened, ImportError>),
     Taken,
 }
 
@@ -114,13 +99,12 @@ impl<'a> Ahead<'a> {
         handle: Arc<dyn SourceDirectory>,
         path: &[u8],
         node: Option<BlobId>,
-    ) -> Result<Opened, Unlisted> {
+    ) -> Result<Opened, ImportError> {
         let listed = handle.list()?;
         let before = self.previous.directory(path, node);
         let node = before.as_ref().map(|b| b.node);
         let known = |id: &BlobId| self.run.is_known(id);
-        let entries =
-            compare(path, listed, before, self.excludes, self.previous, known).map_err(Unlisted::Run)?;
+        let entries = compare(path, listed, before, self.excludes, self.previous, known);
         let mut below = VecDeque::new();
         for found in &entries {
             if let Found::Directory { now, was, .. } = found
@@ -139,7 +123,7 @@ impl<'a> Ahead<'a> {
         Ok(Opened { handle, node, entries, below })
     }
 
-    fn list_job(&self, job: &Job) -> Result<Opened, Unlisted> {
+    fn list_job(&self, job: &Job) -> Result<Opened, ImportError> {
         self.list(job.parent.open_directory(&job.name)?, &job.path, job.node)
     }
 
@@ -208,7 +192,7 @@ impl<'a> Ahead<'a> {
     }
 
     /// A listing, now.
-    pub(super) fn take(&self, job: &Job) -> Result<Opened, Unlisted> {
+    pub(super) fn take(&self, job: &Job) -> Result<Opened, ImportError> {
         let mut state = job.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match std::mem::replace(&mut *state, JobState::Taken) {

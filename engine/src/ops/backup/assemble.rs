@@ -71,7 +71,7 @@ impl Assembly {
         if blob.len() > crate::config::MAX_FRAME as usize {
             return Err(Error::Usage("a directory is too large for the store's format".into()));
         }
-        if self.run.claim(&id)? {
+        if self.run.claim(&id) {
             self.meta.lock().unwrap_or_else(PoisonError::into_inner).push(&self.run, id, blob)?;
         }
         Ok(id)
@@ -257,9 +257,7 @@ impl Directory {
         // encoded again, which costs little and stores only what is missing.
         let reused = match self.node {
             Some(node)
-                if unchanged
-                    && entries.len() < tree::build::PAGE_LEAST
-                    && assembly.run.is_known(&node)? =>
+                if unchanged && entries.len() < tree::build::PAGE_LEAST && assembly.run.is_known(&node) =>
             {
                 Some(node)
             }
@@ -274,7 +272,7 @@ impl Directory {
         };
         if self.cached && (!unchanged || self.node != Some(node) || assembly.previous.begins_anew()) {
             let parent = self.parent.as_ref().map_or(&b""[..], |(p, _)| &p.path);
-            assembly.previous.stage(&self.path, parent, node, &entries, &stamps)?;
+            assembly.previous.stage(&self.path, parent, node, &entries, &stamps);
         }
         Ok(Entry { detail: Detail::Directory { node, below }, ..self.own.clone() })
     }

@@ -3,7 +3,6 @@
 use super::assemble::join;
 use super::exclude::Excludes;
 use super::previous::{Previous, PreviousDirectory};
-use crate::error::Result;
 use crate::id::BlobId;
 use crate::importer::{ImportError, Listed, SourceEntry, Stamp};
 use crate::meta::Kind;
@@ -49,8 +48,8 @@ pub(super) fn compare(
     before: Option<PreviousDirectory>,
     excludes: &Excludes,
     previous: &Previous,
-    known: impl Fn(&BlobId) -> Result<bool>,
-) -> Result<Vec<Found>> {
+    known: impl Fn(&BlobId) -> bool,
+) -> Vec<Found> {
     let mut then = before.map(|b| b.entries).unwrap_or_default().into_iter().peekable();
     let mut found = Vec::with_capacity(listed.len());
     // The path of each entry in turn.
@@ -85,7 +84,7 @@ pub(super) fn compare(
             continue;
         }
         match was {
-            Some((stamp, entry)) if previous.is_unchanged(stamp, &entry, &now, &known)? => {
+            Some((stamp, entry)) if previous.is_unchanged(stamp, &entry, &now, &known) => {
                 found.push(Found::Unchanged(now.stamp, entry));
                 continue;
             }
@@ -95,5 +94,5 @@ pub(super) fn compare(
         found.push(Found::Changed(now));
     }
     found.extend(then.map(|(_, gone)| Found::Gone(gone)));
-    Ok(found)
+    found
 }

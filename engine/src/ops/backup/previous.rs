@@ -58,7 +58,8 @@ pub(super) struct Previous {
 
 #[derive(Debug)]
 struct Staged {
-    file: BufWriter<std::fs::File>,
+    /// `None` when there is no place for it: then the next backup begins where this one began.
+    file: Option<BufWriter<std::fs::File>>,
     rows: u64,
     removed: Vec<i64>,
 }
@@ -79,7 +80,11 @@ impl Previous {
         // Of a source's own, so that the same path of two sources is not the same directory.
         let key = *blake3::keyed_hash(&key, &source_hash).as_bytes();
         let cache = repository.cache().clone();
-        let cached = cache.source(&source_hash)?.filter(|_| !reread);
+        let cached = cache.source(&source_hash).unwrap_or_else(|e| {
+            tracing::warn!(e = crate::repository::report(&e), "the file cache cannot be read");
+            None
+        });
+        let cached = cached.filter(|_| !reread);
         let base = cached.as_ref().map(|c| c.snapshot);
         let states = cached.map(|c| c.states).unwrap_or_default();
         let live = |s: &&Arc<Snapshot>| {
@@ -102,7 +107,6 @@ impl Previous {
                 (newest, vfs)
             }
         };
-        let file = tempfile::tempfile().map_err(|e| Error::io("make", &std::env::temp_dir(), e))?;
         Ok(Self {
             source: source_hash,
             key,
@@ -115,7 +119,11 @@ impl Previous {
             trusted: snapshot.is_some() && repository.unreadable_states().is_empty(),
             snapshot,
             tree,
-            staged: Mutex::new(Staged { file: BufWriter::new(file), rows: 0, removed: Vec::new() }),
+            staged: Mutex::new(Staged {
+                file: crate::cache::scratch_file().map(BufWriter::new),
+                rows: 0,
+                removed: Vec::new(),
+            }),
         })
     }
 
@@ -178,24 +186,21 @@ impl Previous {
         stamp: Option<Stamp>,
         then: &Entry,
         now: &SourceEntry,
-        known: impl Fn(&BlobId) -> Result<bool>,
-    ) -> Result<bool> {
+        known: impl Fn(&BlobId) -> bool,
+    ) -> bool {
         let same_stamp = stamp.is_none_or(|s| is_trusted_stamp(s, now));
         let links = then.links.map_or(1, |l| u64::from(l.count));
         if !same_stamp || then.meta != now.meta || then.error.is_some() || links != now.links {
-            return Ok(false);
+            return false;
         }
         match &then.detail {
             // What is below a list can only be trusted, not looked up without reading it.
-            Detail::Regular(c) if c.level > 0 && !self.trusted => Ok(false),
-            Detail::Regular(_) if self.complete => Ok(true),
-            Detail::Regular(c) => {
-                let ids = c.items.iter().filter_map(|Extent { id, .. }| id.as_ref());
-                ids.map(known).try_fold(true, |all, k| k.map(|k| all && k))
-            }
-            Detail::Symlink(target) => Ok(Some(target) == now.target.as_ref()),
-            Detail::Special => Ok(true),
-            Detail::Missing | Detail::Directory { .. } => Ok(false),
+            Detail::Regular(c) if c.level > 0 && !self.trusted => false,
+            Detail::Regular(_) if self.complete => true,
+            Detail::Regular(c) => c.items.iter().filter_map(|Extent { id, .. }| id.as_ref()).all(known),
+            Detail::Symlink(target) => Some(target) == now.target.as_ref(),
+            Detail::Special => true,
+            Detail::Missing | Detail::Directory { .. } => false,
         }
     }
 
@@ -212,7 +217,7 @@ impl Previous {
         node: BlobId,
         entries: &[Entry],
         stamps: &[Stamp],
-    ) -> Result<()> {
+    ) {
         let now = now_ns();
         let mut clear = Vec::with_capacity(entries.len() * 96);
         clear.extend_from_slice(&node.0);
@@ -230,10 +235,15 @@ impl Previous {
         head.extend_from_slice(&self.hash(path).to_le_bytes());
         head.extend_from_slice(&self.hash(parent).to_le_bytes());
         head.put_u32(sealed.len() as u32);
-        let written = staged.file.write_all(&head).and_then(|()| staged.file.write_all(&sealed));
-        written.map_err(|e| Error::io("write in", &std::env::temp_dir(), e))?;
-        staged.rows += 1;
-        Ok(())
+        let Some(file) = &mut staged.file else { return };
+        match file.write_all(&head).and_then(|()| file.write_all(&sealed)) {
+            Ok(()) => staged.rows += 1,
+            Err(e) => {
+                tracing::warn!(%e, "no room for what the next backup should know; it is slower");
+                // Dropped as it is: what is left in its buffer would fail again.
+                staged.file.take().map(BufWriter::into_parts);
+            }
+        }
     }
 
     /// Forgets a directory and all below it.
@@ -248,8 +258,9 @@ impl Previous {
         blocking(move || {
             let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
             let io = |e| Error::io("read back from", &std::env::temp_dir(), e);
-            staged.file.flush().map_err(io)?;
-            let file = staged.file.get_mut();
+            let Some(file) = &mut staged.file else { return Ok(()) };
+            file.flush().map_err(io)?;
+            let file = file.get_mut();
             file.seek(SeekFrom::Start(0)).map_err(io)?;
             let mut file = BufReader::new(file.try_clone().map_err(io)?);
             let rows = (0..staged.rows).map(move |_| read_row(&mut file).map_err(io));

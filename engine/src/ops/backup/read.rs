@@ -347,7 +347,7 @@ pub(super) fn identify(assembly: &Assembly, batches: Receiver<Batch>, buffers: &
         std::mem::take(&mut job.pieces).into_iter().try_for_each(|piece| {
             let clear = &job.buffer[piece.range];
             let id = keys.identify(Class::Data, clear);
-            if assembly.run.claim(&id)? {
+            if assembly.run.claim(&id) {
                 framer.push(&assembly.run, id, clear)?;
             }
             piece.file.set(piece.offset, Extent { id: Some(id), len: clear.len() as u64 });

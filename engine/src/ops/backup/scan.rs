@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::ahead::{Ahead, Job, Opened, Unlisted};
+use super::ahead::{Ahead, Job, Opened};
 use super::assemble::{Assembly, Begin, Directory, Slot, join, missing};
 use super::compare::Found;
 use super::exclude::Excludes;
@@ -115,7 +115,7 @@ impl Walk<'_> {
                     Begin { parent, path, own, slots: vec![], changed: true, node: None, cached: false };
                 return Directory::begin(begin).done(&assembly);
             }
-            What::Root => assembly.source.directory(&path).map_err(Unlisted::Source).and_then(|handle| {
+            What::Root => assembly.source.directory(&path).and_then(|handle| {
                 own.xattrs = self.xattrs(&path, handle.own_xattrs(), &mut own.error);
                 self.ahead.list(handle, &path, previous)
             }),
@@ -123,8 +123,7 @@ impl Walk<'_> {
         };
         let opened = match opened {
             Ok(opened) => opened,
-            Err(Unlisted::Run(e)) => return Err(e),
-            Err(Unlisted::Source(e)) => {
+            Err(e) => {
                 assembly.report(&path, &e.to_string());
                 own.error = Some(e.to_string());
                 let begin =

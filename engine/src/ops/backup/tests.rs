@@ -316,7 +316,7 @@ async fn an_interrupted_run_is_found_by_the_next() {
         while !bytes.is_empty() {
             let rest = bytes.split_off(chunker.cut(&bytes));
             let id = repository.keys().identify(crate::crypto::Class::Data, &bytes);
-            if run.claim(&id).unwrap() {
+            if run.claim(&id) {
                 let (id, bytes) = (id, bytes.clone());
                 framer = tokio::task::block_in_place(|| {
                     framer.push(&run, id, &bytes).unwrap();

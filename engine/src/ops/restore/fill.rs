@@ -164,7 +164,11 @@ impl Job {
                 .and_then(|row| {
                     row.ok_or_else(|| Error::MissingBlob { what: format!("blob {}", id.short()) })
                 })
-                .and_then(|row| Ok(Planned { order: index.stored_at(row)?, row, uses: uses.clone() }));
+                .and_then(|row| {
+                    // Whatever is looked at when it is read is looked at now, while a damaged index can still be mended.
+                    self.repository.locate_row(index, row)?;
+                    Ok(Planned { order: index.stored_at(row)?, row, uses: uses.clone() })
+                });
             match placed {
                 Ok(planned) => found.push(planned),
                 Err(e) => lost.push((uses, e)),
