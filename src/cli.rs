@@ -120,6 +120,9 @@ pub(crate) struct Query {
     /// Only the newest of those that fit
     #[arg(long)]
     latest: bool,
+    /// Choose among the snapshots that can be read, although others cannot
+    #[arg(long)]
+    skip_damaged: bool,
 }
 
 /// The part of the query that asks for what a backup was given.
@@ -168,6 +171,7 @@ impl Query {
             origins: self.origin.clone(),
             types: self.kind.clone(),
             latest: self.latest,
+            skip_damaged: self.skip_damaged,
             ..self.fields.filter()
         }
     }

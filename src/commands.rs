@@ -112,6 +112,7 @@ fn find(argument: &OsStr, catalog: &Catalog, filter: &Filter) -> anyhow::Result<
 
 /// The newest snapshot that fits.
 fn newest(catalog: &Catalog, filter: &Filter) -> anyhow::Result<Arc<Snapshot>> {
+    filter.check_choice(catalog)?;
     let what = if filter.is_empty() { crate::report::EMPTY_STORE } else { "fits these options" };
     let found = filter.select(catalog).into_iter().next();
     found.ok_or_else(|| Error::NoSnapshot { what: what.into() }.into())

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use plakar_engine::error::{Error, ErrorKind};
-use plakar_engine::storage::{StoreError, StoreErrorKind};
+use plakar_engine::storage::{Area, StoreError, StoreErrorKind};
 use serde_json::json;
 
 use crate::exit_code::ExitCode;
@@ -216,6 +216,9 @@ fn hint_for(e: &Error, whole: &anyhow::Error, store: Option<&str>) -> Option<Str
         ErrorKind::Ambiguous => "give more digits of the id".into(),
         ErrorKind::Damaged => match e {
             Error::DamagedIndex { .. } => "it is made again by itself: run the command once more".into(),
+            Error::DamagedObject { object, .. } if object.area == Area::Snapshots => format!(
+                "it may be the one that is meant: name one by its id (`plakar {at}ls` shows them), or choose among the others with -skip-damaged"
+            ),
             _ => format!("`plakar {at}check` shows which snapshots are hit and which are whole"),
         },
         ErrorKind::Newer => "this store, or a part of it, needs a newer version of plakar: update it".into(),

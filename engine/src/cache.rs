@@ -382,6 +382,8 @@ impl WriterState {
             make_private(directory).map_err(|e| std::io::Error::other(e.to_string()))?;
             let mut file = tempfile::NamedTempFile::new_in(directory)?;
             std::io::Write::write_all(&mut file, text.as_bytes())?;
+            // Before it gets its name: a crash must not leave an empty file where the writer's id was.
+            file.as_file().sync_all()?;
             file.persist(&self.path)?;
             Ok(())
         };

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::id::ObjectId;
 use crate::repository::catalog::Catalog;
 use crate::snapshot::Snapshot;
+use crate::storage::{Area, ObjectName};
 
 /// What a snapshot must be like. Empty fields ask for nothing.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +35,8 @@ pub struct Filter {
     pub types: Vec<String>,
     /// Only the newest of what fits.
     pub latest: bool,
+    /// Choose although there are snapshots that cannot be read, and one of them might be meant.
+    pub skip_damaged: bool,
 }
 
 impl Filter {
@@ -66,6 +70,18 @@ impl Filter {
             && (self.roots.is_empty() || self.roots.iter().any(|r| s.roots.contains(r)))
             && (self.origins.is_empty() || self.origins.contains(&s.origin))
             && (self.types.is_empty() || self.types.contains(&s.source))
+    }
+
+    /// Whether a choice by time or contents can be made: not while a snapshot that might be the answer cannot be read.
+    /// An older one in its place would be taken for the newest.
+    ///
+    /// # Errors
+    /// That of the snapshot.
+    pub fn check_choice(&self, catalog: &Catalog) -> Result<()> {
+        match catalog.broken.first() {
+            Some((id, e)) if !self.skip_damaged => Err(unreadable(*id, e)),
+            _ => Ok(()),
+        }
     }
 
     /// The snapshots of a catalogue that fit, newest first.
@@ -103,6 +119,7 @@ impl Spec {
     pub fn find(&self, catalog: &Catalog, filter: &Filter) -> Result<Arc<Snapshot>> {
         let mut candidates = catalog.snapshots.iter().filter(|s| filter.fits(s));
         if let Some(back) = latest(&self.id) {
+            filter.check_choice(catalog)?;
             let what = if back == 0 { "is in the store" } else { "is that old" };
             return candidates.nth(back).cloned().ok_or_else(|| Error::NoSnapshot { what: what.into() });
         }
@@ -116,11 +133,7 @@ impl Spec {
         match found.as_slice() {
             [one] => Ok((*one).clone()),
             [] => match catalog.broken.iter().find(|(id, _)| id.to_string().starts_with(&prefix)) {
-                Some((_, Error::Newer { object })) => Err(Error::Newer { object: object.clone() }),
-                Some((id, e)) => Err(Error::damaged(
-                    crate::storage::ObjectName::new(crate::storage::Area::Snapshots, *id),
-                    crate::repository::report(e),
-                )),
+                Some((id, e)) => Err(unreadable(*id, e)),
                 None => Err(Error::NoSnapshot { what: format!("has the prefix {prefix}") }),
             },
             many => {
@@ -146,6 +159,14 @@ impl Spec {
                 clean(&path)
             }
         }
+    }
+}
+
+/// What to say of a snapshot that is meant, or may be, and cannot be read.
+fn unreadable(id: ObjectId, e: &Error) -> Error {
+    match e {
+        Error::Newer { object } => Error::Newer { object: object.clone() },
+        e => Error::damaged(ObjectName::new(Area::Snapshots, id), crate::repository::report(e)),
     }
 }
 
@@ -176,7 +197,6 @@ pub fn clean(path: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::ObjectId;
 
     fn catalog() -> Catalog {
         let mut c = Catalog::default();

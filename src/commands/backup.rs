@@ -145,7 +145,12 @@ pub(crate) async fn run(context: &AppContext, args: BackupArgs) -> anyhow::Resul
     // What they name was uploaded again where this backup needed it; older snapshots may miss it.
     let unreadable = repository.unreadable_states();
     for (id, reason) in &unreadable {
-        screen::line(&format!("warning: states/{id} cannot be read: {reason}"));
+        let object = format!("states/{id}");
+        screen::line(&match context.json() {
+            true => json!({ "type": "error", "object": object, "reason": reason }).to_string(),
+            // The reason names it.
+            false => format!("error: {}", report::tidy(reason)),
+        });
     }
     Ok(match (unreadable.len(), done.errors) {
         (1.., _) => ExitCode::Damaged,

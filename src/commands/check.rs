@@ -72,7 +72,8 @@ fn choose(
     use std::os::unix::ffi::OsStrExt;
     if arguments.is_empty() {
         let found = filter.select(catalog);
-        if found.is_empty() && !filter.is_empty() {
+        // What cannot be read is named by the check itself.
+        if found.is_empty() && !filter.is_empty() && catalog.broken.is_empty() {
             // A filter that nothing fits must not look like a check that passed.
             newest(catalog, filter)?;
         }

@@ -30,8 +30,10 @@ use crate::storage::{Area, ObjectName};
 /// Blobs that are gathered before a state is written in the middle of a run: bounds memory, and what an interrupted
 /// run loses.
 const CHECKPOINT_BLOBS: usize = 100_000;
-/// Or this long after the last one.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
+/// Or bytes of packfiles.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
+/// Or this long after the last one: on a slow link that is less.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(120);
 /// A longer run renews its lease.
 const LEASE_EVERY: Duration = Duration::from_secs(3600);
 /// Nodes are looked up one by one more often than files are: their frames stay smaller.
@@ -220,7 +222,11 @@ impl Run {
         b.packfiles.push(PackfileRecord { first_frame, key: 0, ..packed.record });
         b.frames.extend(packed.frames);
         b.blobs.extend(packed.blobs.iter().map(|r| BlobRecord { frame: r.frame + first_frame, ..*r }));
-        if b.blobs.len() >= CHECKPOINT_BLOBS || since.elapsed() >= CHECKPOINT_EVERY {
+        let bytes: u64 = b.packfiles.iter().map(|p| p.length).sum();
+        if b.blobs.len() >= CHECKPOINT_BLOBS
+            || bytes >= CHECKPOINT_BYTES
+            || since.elapsed() >= CHECKPOINT_EVERY
+        {
             self.write_state(b).await?;
             *since = Instant::now();
         }
