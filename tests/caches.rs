@@ -1,7 +1,5 @@
 //! What is kept on this machine is expendable: damaged, or without room, it costs time and decides no exit code.
 
-use std::path::Path;
-
 use crate::common::sandbox::{SmallDisk, files_below};
 use crate::common::torture::noise;
 use crate::common::{ALL, Outcome, Sandbox, copy_tree, hex_id};
@@ -69,28 +67,29 @@ fn a_flipped_bit_in_the_cache_costs_nothing_but_time() {
 #[test]
 fn a_cache_without_room_is_done_without() {
     let (sandbox, ids) = store_with_backups();
-    // In turn: no room for the cache, none for temporary files either.
-    for temporary in [false, true] {
-        let disk = SmallDisk::new("256k");
-        let fill = |path: &Path| std::fs::write(path, noise(1, 200 << 10)).unwrap();
-        fill(&disk.path().join("filler"));
-        let source = sandbox.path("source");
-        let file = format!("{}:{}/3/0 3", ids[2], source.display());
-        for words in [
-            &["backup", source.to_str().unwrap()][..],
-            &["check"],
-            &["restore", "-to", "to", &ids[2]],
-            &["cat", &file],
-            &["ls"],
-        ] {
-            let mut command = sandbox.command(words);
-            command.arg("-cachedir").arg(disk.path());
-            if temporary {
-                command.env("TMPDIR", disk.path());
+    let source = sandbox.path("source");
+    let file = format!("{}:{}/3/0 3", ids[2], source.display());
+    // How much is taken decides what fails first: opening the database, an index file, a row, a temporary file.
+    for taken in [0, 60, 100, 120, 140, 160, 180, 200, 230] {
+        for temporary in [false, true] {
+            let disk = SmallDisk::new("256k");
+            std::fs::write(disk.path().join("filler"), noise(1, taken << 10)).unwrap();
+            for words in [
+                &["backup", source.to_str().unwrap()][..],
+                &["check"],
+                &["restore", "-to", "to", &ids[2]],
+                &["cat", &file],
+                &["ls"],
+            ] {
+                let mut command = sandbox.command(words);
+                command.arg("-cachedir").arg(disk.path());
+                if temporary {
+                    command.env("TMPDIR", disk.path());
+                }
+                Outcome::of(&mut command).succeeds();
             }
-            Outcome::of(&mut command).succeeds();
+            ALL.check(&source, &sandbox.path("to"));
+            std::fs::remove_dir_all(sandbox.path("to")).unwrap();
         }
-        ALL.check(&source, &sandbox.path("to"));
-        std::fs::remove_dir_all(sandbox.path("to")).unwrap();
     }
 }
