@@ -70,7 +70,7 @@ fn a_cache_without_room_is_done_without() {
     let source = sandbox.path("source");
     let file = format!("{}:{}/3/0 3", ids[2], source.display());
     // How much is taken decides what fails first: opening the database, an index file, a row, a temporary file.
-    for taken in [0, 60, 100, 120, 140, 160, 180, 200, 230] {
+    for taken in [0, 8, 16, 24, 32, 40, 48, 60, 120, 200, 230] {
         for temporary in [false, true] {
             let disk = SmallDisk::new("256k");
             std::fs::write(disk.path().join("filler"), noise(1, taken << 10)).unwrap();
