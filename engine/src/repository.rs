@@ -395,7 +395,7 @@ impl Repository {
         }
     }
 
-    async fn load_index(&self, thorough: bool) -> Result<Arc<Index>> {
+    async fn load_index(&self, mut thorough: bool) -> Result<Arc<Index>> {
         let listed = self.store.list(Area::States).await?;
         let catalog = self.catalog().await?;
         // A replaced state is left out only once its successor is listed; whether that can be read shows below.
@@ -407,10 +407,11 @@ impl Repository {
         let (index, unreadable) = loop {
             let directory = self.cache.index_directory();
             match Index::load(&directory, &self.store, &self.keys, &wanted, thorough).await {
-                // The file is gone now: what it held is read from the store again.
-                Err(Error::DamagedIndex { .. }) => {}
-                // A full disk, or one that cannot be written: the index goes elsewhere, for this process.
-                Err(e @ Error::Io { .. }) => {
+                // What is damaged is left out when all is verified, and read from the store again.
+                Err(Error::DamagedIndex { .. }) if !thorough => thorough = true,
+                // A disk that is full, cannot be written, or gives back other bytes than it took: the index goes
+                // elsewhere, for this process.
+                Err(e @ (Error::Io { .. } | Error::DamagedIndex { .. })) => {
                     let cache = self.cache.clone();
                     if !blocking(move || Ok(cache.move_index())).await? {
                         return Err(e);

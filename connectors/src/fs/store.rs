@@ -24,10 +24,6 @@ use tempfile::NamedTempFile;
 
 use super::stat::nanoseconds;
 
-/// Ranges up to this are read without asking for the file's length first; a larger one is compared with it before
-/// memory is set aside, so that a damaged index cannot ask for terabytes.
-const TRUSTED_RANGE: u64 = 16 << 20;
-
 /// Objects as files below a directory.
 #[derive(Debug)]
 pub struct FsStore {
@@ -233,17 +229,12 @@ impl Place {
     fn get(&self, name: ObjectName, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
         let fail = |e| unreadable(name, e);
         let shorter = || StoreError::new(StoreErrorKind::OutOfRange, "read", name, "it is shorter");
-        let file = self.open(name)?;
-        let length = || file.metadata().map_err(fail).map(|m| m.len());
+        let (file, length) = self.open(name)?;
+        // Before memory is set aside: a damaged index cannot ask for terabytes.
         let range = match range {
-            None => 0..length()?,
-            Some(r) if r.start > r.end => return Err(shorter()),
-            Some(r) => {
-                if (r.is_empty() || r.end - r.start > TRUSTED_RANGE) && r.end > length()? {
-                    return Err(shorter());
-                }
-                r
-            }
+            None => 0..length,
+            Some(r) if r.start > r.end || r.end > length => return Err(shorter()),
+            Some(r) => r,
         };
         let wanted = usize::try_from(range.end - range.start).map_err(|_| shorter())?;
         let mut bytes = Vec::with_capacity(wanted);
@@ -260,16 +251,17 @@ impl Place {
         Ok(bytes.into())
     }
 
-    /// Opens an object. Whatever else stands in its place is refused: a FIFO would otherwise be waited for until somebody
+    /// Opens an object, and gives its length. Whatever else stands in its place is refused: a FIFO would otherwise be waited for until somebody
     /// writes into it.
-    fn open(&self, name: ObjectName) -> Result<File, StoreError> {
+    fn open(&self, name: ObjectName) -> Result<(File, u64), StoreError> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let opened = retry_on_intr(|| rustix::fs::open(self.path(name), flags, Mode::empty()));
         let file = File::from(opened.map_err(|e| unreadable(name, e.into()))?);
-        if !file.metadata().map_err(|e| unreadable(name, e))?.is_file() {
+        let meta = file.metadata().map_err(|e| unreadable(name, e))?;
+        if !meta.is_file() {
             return Err(StoreError::new(StoreErrorKind::Unreadable, "read", name, "it is not a file"));
         }
-        Ok(file)
+        Ok((file, meta.len()))
     }
 
     /// Makes a temporary file beside where the object will stand. Areas and shards are made as they are needed, the
