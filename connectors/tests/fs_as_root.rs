@@ -6,11 +6,12 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use plakar_connectors::fs::{FsExportOptions, FsExporter, FsImportOptions, FsImporter, FsStore};
 use plakar_engine::exporter::{Attributes, Exporter, Made, Overwrite};
 use plakar_engine::id::ObjectId;
-use plakar_engine::importer::{Importer, SourceEntry};
+use plakar_engine::importer::{ImportError, Importer, Listed, SourceDirectory, SourceEntry};
 use plakar_engine::meta::{Kind, Metadata, Timestamp, Xattr};
 use plakar_engine::storage::{Area, ObjectName, StoreErrorKind, put_bytes};
 use rustix::fs::{Gid, Uid, XattrFlags};
@@ -68,10 +69,15 @@ fn restore(exporter: &FsExporter, path: &str, meta: &Metadata, xattrs: &[Xattr])
     file.finish(Attributes { meta, xattrs }).unwrap()
 }
 
+/// All that is in a directory.
+fn list(directory: &Arc<dyn SourceDirectory>) -> Result<Vec<Listed>, ImportError> {
+    directory.clone().list()?.more(usize::MAX)
+}
+
 fn entries(path: &Path) -> Vec<SourceEntry> {
     let importer = FsImporter::new(vec![path.to_path_buf()], FsImportOptions::default()).unwrap();
     let directory = importer.directory(&importer.roots()[0]).unwrap();
-    directory.list().unwrap().into_iter().map(|(_, e)| e.unwrap()).collect()
+    list(&directory).unwrap().into_iter().map(|(_, e)| e.unwrap()).collect()
 }
 
 const NONE: [String; 0] = [];
@@ -198,7 +204,7 @@ fn unreadable_things_are_errors_of_their_own() {
     as_nobody(|| {
         let importer = FsImporter::new(vec![dir.path().into()], FsImportOptions::default()).unwrap();
         let directory = importer.directory(&importer.roots()[0]).unwrap();
-        assert_eq!(directory.list().unwrap().iter().filter(|(_, e)| e.is_ok()).count(), 4);
+        assert_eq!(list(&directory).unwrap().iter().filter(|(_, e)| e.is_ok()).count(), 4);
         // Root's file: the access time cannot be spared, and it is read all the same.
         assert!(directory.open_file(b"public").is_ok());
         let error = directory.open_file(b"private").err().unwrap();
@@ -206,7 +212,7 @@ fn unreadable_things_are_errors_of_their_own() {
         assert!(!error.is_vanished());
         assert!(directory.xattrs(b"private").is_err());
         assert!(directory.open_directory(b"closed").is_err());
-        let listed = directory.open_directory(b"names only").unwrap().list().unwrap();
+        let listed = list(&directory.open_directory(b"names only").unwrap()).unwrap();
         assert_eq!(listed[0].0, b"file");
         assert!(listed[0].1.as_ref().unwrap_err().to_string().starts_with("stat: Permission denied"));
     });
@@ -272,7 +278,7 @@ fn other_file_systems_are_left_out_but_those_asked_for() {
         let options = FsImportOptions { one_file_system, ..FsImportOptions::default() };
         let importer = FsImporter::new(paths, options).unwrap();
         assert_eq!(importer.roots().len(), 1);
-        let list = importer.directory(&importer.roots()[0]).unwrap().list().unwrap();
+        let list = list(&importer.directory(&importer.roots()[0]).unwrap()).unwrap();
         list[0].1.as_ref().unwrap().mount_point
     };
     let base = dir.path().to_path_buf();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use plakar_connectors::fs::{FsImportOptions, FsImporter};
-use plakar_engine::importer::{Importer, SourceDirectory, SourceEntry, SourceFile};
+use plakar_engine::importer::{ImportError, Importer, Listed, SourceDirectory, SourceEntry, SourceFile};
 use plakar_engine::meta::{Kind, Xattr};
 use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, mkdirat, mknodat, openat};
 
@@ -25,8 +25,13 @@ fn open(path: &Path) -> Arc<dyn SourceDirectory> {
     importer.directory(&importer.roots()[0]).unwrap()
 }
 
-fn entries(directory: &dyn SourceDirectory) -> Vec<SourceEntry> {
-    let list = directory.list().unwrap();
+/// All that is in a directory.
+fn list(directory: &Arc<dyn SourceDirectory>) -> Result<Vec<Listed>, ImportError> {
+    directory.clone().list()?.more(usize::MAX)
+}
+
+fn entries(directory: &Arc<dyn SourceDirectory>) -> Vec<SourceEntry> {
+    let list = list(directory).unwrap();
     assert!(list.is_sorted_by(|a, b| a.0 < b.0));
     list.into_iter()
         .map(|(name, entry)| {
@@ -38,7 +43,7 @@ fn entries(directory: &dyn SourceDirectory) -> Vec<SourceEntry> {
 }
 
 fn only(path: &Path) -> SourceEntry {
-    let mut all = entries(&*open(path));
+    let mut all = entries(&open(path));
     assert_eq!(all.len(), 1);
     all.pop().unwrap()
 }
@@ -71,7 +76,7 @@ fn names_are_any_bytes() {
         fs::write(dir.path().join(OsStr::from_bytes(name)), name).unwrap();
     }
     let directory = open(dir.path());
-    let listed = entries(&*directory);
+    let listed = entries(&directory);
     assert_eq!(listed.len(), names.len());
     for name in names {
         assert!(listed.iter().any(|e| e.name == name));
@@ -79,7 +84,7 @@ fn names_are_any_bytes() {
         assert_eq!(directory.xattrs(name).unwrap(), []);
     }
     // A second listing starts at the beginning again.
-    assert_eq!(entries(&*directory).len(), names.len());
+    assert_eq!(entries(&directory).len(), names.len());
 }
 
 #[test]
@@ -89,7 +94,7 @@ fn large_directories_are_listed_whole() {
         fs::write(dir.path().join(format!("a rather long name of a file to fill the buffer {i:040}")), "")
             .unwrap();
     }
-    assert_eq!(entries(&*open(dir.path())).len(), 5000);
+    assert_eq!(entries(&open(dir.path())).len(), 5000);
 }
 
 #[test]
@@ -106,10 +111,10 @@ fn directories_of_any_depth_are_reached() {
 
     let mut directory = open(dir.path());
     for _ in 0..40 {
-        assert_eq!(entries(&*directory).len(), 1);
+        assert_eq!(entries(&directory).len(), 1);
         directory = directory.open_directory(name.as_bytes()).unwrap();
     }
-    assert_eq!(entries(&*directory)[0].name, b"file");
+    assert_eq!(entries(&directory)[0].name, b"file");
     let xattr = Xattr { name: b"user.deep".to_vec(), value: b"down".to_vec() };
     assert_eq!(directory.xattrs(b"file").unwrap(), [xattr]);
 }
@@ -122,7 +127,7 @@ fn metadata_is_what_stat_says() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o6751)).unwrap();
     fs::hard_link(&path, dir.path().join("other")).unwrap();
     let stat = fs::metadata(&path).unwrap();
-    let listed = entries(&*open(dir.path()));
+    let listed = entries(&open(dir.path()));
     let entry = &listed[0];
     assert_eq!(entry.meta.kind, Kind::Regular);
     assert_eq!(entry.meta.mode, 0o6751);
@@ -155,7 +160,7 @@ fn symlinks_are_read_and_not_followed() {
     symlink(&long, dir.path().join("long")).unwrap();
     symlink("/etc", dir.path().join("away")).unwrap();
     let directory = open(dir.path());
-    let listed = entries(&*directory);
+    let listed = entries(&directory);
     assert_eq!(listed[0].target.as_deref(), Some(&b"/etc"[..]));
     assert_eq!(listed[1].target.as_deref(), Some(long.as_bytes()));
     assert_eq!(listed[1].meta.kind, Kind::Symlink);
@@ -173,7 +178,7 @@ fn special_files_are_listed_and_never_opened() {
     mknodat(CWD, dir.path().join("fifo"), FileType::Fifo, Mode::from(0o640), 0).unwrap();
     let _socket = UnixListener::bind(dir.path().join("socket")).unwrap();
     let directory = open(dir.path());
-    let kinds: Vec<Kind> = entries(&*directory).iter().map(|e| e.meta.kind).collect();
+    let kinds: Vec<Kind> = entries(&directory).iter().map(|e| e.meta.kind).collect();
     assert_eq!(kinds, [Kind::Fifo, Kind::Socket]);
     // A FIFO without a writer would block whoever opens it without care.
     assert_eq!(directory.open_file(b"fifo").err().unwrap().to_string(), "no longer a regular file");
@@ -237,7 +242,7 @@ fn holes_are_found() {
     file.sync_all().unwrap();
     fs::File::open(dir.path().join("zdense")).unwrap().sync_all().unwrap();
     let directory = open(dir.path());
-    let listed = entries(&*directory);
+    let listed = entries(&directory);
     assert_eq!((listed[0].sparse, listed[1].sparse), (true, false));
 
     let mut file = directory.open_file(b"sparse").unwrap();
@@ -268,7 +273,7 @@ fn what_vanished_is_told_from_what_failed() {
     assert!(directory.open_directory(b"gone").err().unwrap().is_vanished());
     assert!(directory.xattrs(b"gone").err().unwrap().is_vanished());
     // Still open: nothing is in it any more.
-    assert!(gone.list().map_or_else(|e| e.is_vanished(), |names| names.is_empty()));
+    assert!(list(&gone).map_or_else(|e| e.is_vanished(), |names| names.is_empty()));
     fs::write(dir.path().join("file"), "").unwrap();
     let error = directory.open_directory(b"file").err().unwrap();
     assert!(!error.is_vanished());
@@ -284,7 +289,7 @@ fn reading_twice_at_once_gives_every_name_twice() {
     let directory = open(dir.path());
     std::thread::scope(|scope| {
         for _ in 0..4 {
-            scope.spawn(|| assert_eq!(entries(&*directory).len(), 3000));
+            scope.spawn(|| assert_eq!(entries(&directory).len(), 3000));
         }
     });
 }
@@ -355,11 +360,11 @@ fn mount_points_are_marked_when_asked_for() {
         let paths = paths.iter().map(PathBuf::from).collect();
         let importer = FsImporter::new(paths, options).unwrap();
         assert_eq!(importer.roots(), [b"/"]);
-        let list = entries(&*importer.directory(b"/").unwrap());
+        let list = entries(&importer.directory(b"/").unwrap());
         list.iter().find(|e| e.name == b"proc").unwrap().mount_point
     };
     assert!(marked(&["/"]));
     // Asked for by its own name, it belongs to the source, although the other root covers it.
     assert!(!marked(&["/", "/proc/self/task"]));
-    assert!(entries(&*open(Path::new("/"))).iter().all(|e| !e.mount_point));
+    assert!(entries(&open(Path::new("/"))).iter().all(|e| !e.mount_point));
 }

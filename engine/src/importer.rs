@@ -50,7 +50,7 @@ pub struct Stamp {
 pub struct SourceEntry {
     /// Its name, without `/`.
     pub name: Vec<u8>,
-    /// Its metadata.
+    /// Its metadata. A regular file's size is what the source expects; how much there is, reading tells.
     pub meta: Metadata,
     /// Its change stamp.
     pub stamp: Stamp,
@@ -66,6 +66,20 @@ pub struct SourceEntry {
 
 /// A name that was listed, and what could be learnt of it.
 pub type Listed = (Vec<u8>, Result<SourceEntry, ImportError>);
+
+/// The names of a directory, some at a time, so that a million of them need not be in memory at once.
+pub trait Listing: Send {
+    /// The next `most` names, fewer only at the end, with their metadata or why they have none: in the order of bytes,
+    /// without `.` and `..`. An error is about the directory itself.
+    fn more(&mut self, most: usize) -> Result<Vec<Listed>, ImportError>;
+}
+
+/// For sources that have all names at hand.
+impl Listing for std::vec::IntoIter<Listed> {
+    fn more(&mut self, most: usize) -> Result<Vec<Listed>, ImportError> {
+        Ok(self.by_ref().take(most).collect())
+    }
+}
 
 /// A source, opened for one run.
 pub trait Importer: Send + Sync + fmt::Debug {
@@ -94,9 +108,8 @@ pub trait Importer: Send + Sync + fmt::Debug {
 /// An open directory of a source. Everything in it is reached relative to it, so that paths may be of any length
 /// and a renamed parent changes nothing.
 pub trait SourceDirectory: Send + Sync {
-    /// All its names but `.` and `..`, sorted by bytes, each with its metadata or why it has none.
-    /// An error is about the directory itself.
-    fn list(&self) -> Result<Vec<Listed>, ImportError>;
+    /// What is in it. An error is about the directory itself.
+    fn list(self: Arc<Self>) -> Result<Box<dyn Listing>, ImportError>;
 
     /// Opens a directory in it. Never follows a symlink.
     fn open_directory(&self, name: &[u8]) -> Result<Arc<dyn SourceDirectory>, ImportError>;
@@ -123,4 +136,9 @@ pub trait SourceFile: Send {
 
     /// Metadata and stamp as they are now, to notice a change while it was read.
     fn now(&self) -> Result<(Metadata, Stamp), ImportError>;
+
+    /// Whether what is read is made at that moment, as in `/proc`: then its size and times say nothing about it.
+    fn is_made_up(&self) -> bool {
+        false
+    }
 }

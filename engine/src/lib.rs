@@ -35,6 +35,7 @@ pub mod state;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod trail;
 pub mod tree;
 pub mod vfs;
 pub mod walk;

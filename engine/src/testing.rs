@@ -14,7 +14,9 @@ pub use decoders::{DECODERS, decode};
 use crate::cache::LocalDirs;
 use crate::crypto::kdf::KdfParams;
 use crate::error::Result;
-use crate::importer::{ImportError, Importer, Listed, SourceDirectory, SourceEntry, SourceFile, Stamp};
+use crate::importer::{
+    ImportError, Importer, Listed, Listing, SourceDirectory, SourceEntry, SourceFile, Stamp,
+};
 use crate::keyslot::UserSecret;
 use crate::meta::{Kind, Metadata, Timestamp, Xattr};
 use crate::monitor::Silent;
@@ -271,10 +273,11 @@ impl FixtureDirectory {
 }
 
 impl SourceDirectory for FixtureDirectory {
-    fn list(&self) -> Result<Vec<Listed>, ImportError> {
+    fn list(self: Arc<Self>) -> Result<Box<dyn Listing>, ImportError> {
         match &self.node.what {
             What::Directory(children) => {
-                Ok(children.iter().map(|(n, f)| (n.clone(), Ok(f.entry(n)))).collect())
+                let all: Vec<Listed> = children.iter().map(|(n, f)| (n.clone(), Ok(f.entry(n)))).collect();
+                Ok(Box::new(all.into_iter()))
             }
             _ => Err(ImportError::new("not a directory")),
         }

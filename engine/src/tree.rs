@@ -90,13 +90,7 @@ impl Summary {
             }
             Detail::Directory { below, .. } => {
                 self.directories += 1;
-                self.files += below.files;
-                self.directories += below.directories;
-                self.symlinks += below.symlinks;
-                self.others += below.others;
-                self.bytes = self.bytes.saturating_add(below.bytes);
-                self.errors += below.errors;
-                self.xattrs |= below.xattrs;
+                self.add_all(below);
             }
             Detail::Symlink(_) => self.symlinks += 1,
             Detail::Special => self.others += 1,
@@ -106,9 +100,26 @@ impl Summary {
         self.xattrs |= !entry.xattrs.is_empty();
     }
 
+    /// Adds what another one counts.
+    pub fn add_all(&mut self, other: &Self) {
+        for (own, more) in [
+            (&mut self.files, other.files),
+            (&mut self.directories, other.directories),
+            (&mut self.symlinks, other.symlinks),
+            (&mut self.others, other.others),
+            (&mut self.bytes, other.bytes),
+            (&mut self.errors, other.errors),
+        ] {
+            *own = own.saturating_add(more);
+        }
+        self.xattrs |= other.xattrs;
+    }
+
     /// Entries of every kind.
     pub fn entries(&self) -> u64 {
-        self.files + self.directories + self.symlinks + self.others
+        [self.directories, self.symlinks, self.others]
+            .iter()
+            .fold(self.files, |sum, n| sum.saturating_add(*n))
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
@@ -196,6 +207,19 @@ impl Entry {
             Detail::Directory { node, below } => Some((*node, below)),
             _ => None,
         }
+    }
+
+    /// Bytes of memory that it takes, near enough.
+    pub fn weight(&self) -> usize {
+        let detail = match &self.detail {
+            Detail::Regular(Contents { items, .. }) => items.capacity() * size_of::<Extent>(),
+            Detail::Symlink(target) => target.capacity(),
+            Detail::Directory { .. } | Detail::Special | Detail::Missing => 0,
+        };
+        let xattrs: usize = self.xattrs.iter().map(|x| 80 + x.name.len() + x.value.len()).sum();
+        let error = self.error.as_ref().map_or(0, String::capacity);
+        // 16: what the allocator adds to a name.
+        size_of::<Self>() + 16 + self.name.capacity() + detail + xattrs + error
     }
 
     /// Whether two names of one hard-link group still are one file.
@@ -422,6 +446,13 @@ pub struct Page {
     pub entries: u64,
     /// Its node.
     pub node: BlobId,
+}
+
+impl Page {
+    /// Bytes of memory that it takes, near enough.
+    pub fn weight(&self) -> usize {
+        size_of::<Self>() + 16 + self.first.capacity()
+    }
 }
 
 /// What a directory's blob holds.

@@ -5,6 +5,7 @@ mod file;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -53,16 +54,29 @@ impl FsImporter {
     /// Takes the paths to back up. Relative ones are made absolute, symlinks in them and at their end are followed
     /// now, and a path at or below another one is covered by that.
     ///
-    /// Fails when there is none, or one does not exist or cannot be reached.
+    /// Fails when there is none, or none of them exists and can be reached; if others do, the backup says what became
+    /// of those that do not.
     pub fn new(paths: Vec<PathBuf>, options: FsImportOptions) -> Result<Self, ImportError> {
         super::raise_open_files_limit();
         if paths.is_empty() {
             return Err(ImportError::new("no path given"));
         }
         let failed = |path: &Path, e| ImportError::new(format!("{}: {e}", path.display()));
-        let mut resolved = Vec::with_capacity(paths.len());
+        let (mut resolved, mut failure) = (Vec::with_capacity(paths.len()), None);
         for path in &paths {
-            resolved.push(fs::canonicalize(path).map_err(|e| failed(path, e))?);
+            match fs::canonicalize(path) {
+                Ok(path) => resolved.push(path),
+                Err(e) => {
+                    // What stands above it may be reached through symlinks all the same.
+                    resolved.push(resolve_missing(path).map_err(|e| failed(path, e))?);
+                    failure.get_or_insert((path, e));
+                }
+            }
+        }
+        if let Some((path, e)) = failure
+            && paths.iter().all(|p| fs::canonicalize(p).is_err())
+        {
+            return Err(failed(path, e));
         }
         // By components, so that what is below a path follows it at once.
         resolved.sort_unstable();
@@ -85,6 +99,13 @@ impl FsImporter {
             groups: Names::default(),
         })
     }
+}
+
+/// Where something that does not exist would stand.
+fn resolve_missing(path: &Path) -> io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    let (Some(above), Some(name)) = (absolute.parent(), absolute.file_name()) else { return Ok(absolute) };
+    Ok(fs::canonicalize(above).map_or_else(|_| absolute.clone(), |above| above.join(name)))
 }
 
 impl Importer for FsImporter {

@@ -14,7 +14,65 @@ const PAGE_BYTES: usize = 512 << 10;
 const LIST_LEAST: usize = 32;
 const LIST_MOST: usize = 1024;
 
-/// Encodes a directory's entries, which are sorted by name, and gives the id of its node or page index.
+/// Whether a page that holds so many entries ends before the one with this name. It follows from the names alone, so that
+/// what is added to or taken from a huge directory leaves most of its pages as they were.
+pub(crate) fn ends_page(page_key: &[u8; 32], held: usize, name: &[u8]) -> bool {
+    held >= PAGE_MOST || held >= PAGE_LEAST && is_page_start(page_key, name)
+}
+
+/// Encodes entries that stand together in a directory, sorted by name: one page, or several where one would be too large.
+///
+/// # Errors
+/// Those of the sink.
+pub fn pages<E>(
+    entries: &[Entry],
+    mut sink: impl FnMut(Vec<u8>) -> Result<BlobId, E>,
+) -> Result<Vec<Page>, E> {
+    debug_assert!(entries.windows(2).all(|w| w[0].name < w[1].name));
+    let mut pages: Vec<Page> = Vec::new();
+    let mut body = Vec::new();
+    let mut first = 0;
+    let mut end = |body: &mut Vec<u8>, held: &[Entry]| {
+        let node = sink(node_blob(held.len(), body))?;
+        body.clear();
+        let first = held.first().map(|e| e.name.clone()).unwrap_or_default();
+        Ok(Page { first, entries: held.len() as u64, node })
+    };
+    for (i, entry) in entries.iter().enumerate() {
+        if body.len() >= PAGE_BYTES {
+            pages.push(end(&mut body, &entries[first..i])?);
+            first = i;
+        }
+        entry.encode(&mut body);
+    }
+    pages.push(end(&mut body, &entries[first..])?);
+    Ok(pages)
+}
+
+/// The id of a directory that has these pages, at least one: that of its only page, or of an index of them.
+///
+/// # Errors
+/// Those of the sink.
+pub fn index<'a, E>(
+    mut pages: impl ExactSizeIterator<Item = &'a Page>,
+    sink: impl FnOnce(Vec<u8>) -> Result<BlobId, E>,
+) -> Result<BlobId, E> {
+    let mut index = vec![TYPE_PAGES, TREE_VERSION];
+    index.put_uv(pages.len() as u64);
+    if pages.len() == 1
+        && let Some(only) = pages.next()
+    {
+        return Ok(only.node);
+    }
+    for page in pages {
+        index.put_bytes(&page.first);
+        index.put_uv(page.entries);
+        index.extend_from_slice(&page.node.0);
+    }
+    sink(index)
+}
+
+/// Encodes a directory all of whose entries are at hand, sorted by name, and gives its id.
 ///
 /// # Errors
 /// Those of the sink.
@@ -23,35 +81,15 @@ pub fn directory<E>(
     page_key: &[u8; 32],
     mut sink: impl FnMut(Vec<u8>) -> Result<BlobId, E>,
 ) -> Result<BlobId, E> {
-    debug_assert!(entries.windows(2).all(|w| w[0].name < w[1].name));
-    let mut pages: Vec<Page> = Vec::new();
-    let mut body = Vec::new();
-    let mut first = 0;
+    let (mut all, mut first) = (Vec::new(), 0);
     for (i, entry) in entries.iter().enumerate() {
-        let held = i - first;
-        let full = held >= PAGE_MOST || body.len() >= PAGE_BYTES;
-        if full || held >= PAGE_LEAST && is_page_start(page_key, &entry.name) {
-            let node = sink(node_blob(held, &body))?;
-            pages.push(Page { first: entries[first].name.clone(), entries: held as u64, node });
-            body.clear();
+        if ends_page(page_key, i - first, &entry.name) {
+            all.extend(pages(&entries[first..i], &mut sink)?);
             first = i;
         }
-        entry.encode(&mut body);
     }
-    let held = entries.len() - first;
-    let node = sink(node_blob(held, &body))?;
-    if pages.is_empty() {
-        return Ok(node);
-    }
-    pages.push(Page { first: entries[first].name.clone(), entries: held as u64, node });
-    let mut index = vec![TYPE_PAGES, TREE_VERSION];
-    index.put_uv(pages.len() as u64);
-    for page in &pages {
-        index.put_bytes(&page.first);
-        index.put_uv(page.entries);
-        index.extend_from_slice(&page.node.0);
-    }
-    sink(index)
+    all.extend(pages(&entries[first..], &mut sink)?);
+    index(all.iter(), sink)
 }
 
 fn node_blob(entries: usize, body: &[u8]) -> Vec<u8> {

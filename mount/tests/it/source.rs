@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use plakar_engine::importer::{
-    ImportError, Importer, Listed, SourceDirectory, SourceEntry, SourceFile, Stamp,
+    ImportError, Importer, Listing, SourceDirectory, SourceEntry, SourceFile, Stamp,
 };
 use plakar_engine::meta::{Kind, Metadata, Timestamp, Xattr};
 
@@ -195,13 +195,13 @@ impl Opened {
 }
 
 impl SourceDirectory for Opened {
-    fn list(&self) -> Result<Vec<Listed>, ImportError> {
+    fn list(self: Arc<Self>) -> Result<Box<dyn Listing>, ImportError> {
         let What::Directory(entries) = &self.0.what else { return Err(gone()) };
         let listed = |(name, node): (&Vec<u8>, &Node)| match node.what {
             What::Missing => (name.clone(), Err(ImportError::new("cannot be examined"))),
             _ => (name.clone(), Ok(node.entry(name))),
         };
-        Ok(entries.iter().map(listed).collect())
+        Ok(Box::new(entries.iter().map(listed).collect::<Vec<_>>().into_iter()))
     }
 
     fn open_directory(&self, name: &[u8]) -> Result<Arc<dyn SourceDirectory>, ImportError> {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use plakar_engine::importer::{ImportError, Listed, SourceDirectory, SourceEntry, SourceFile};
+use plakar_engine::importer::{ImportError, Listed, Listing, SourceDirectory, SourceEntry, SourceFile};
 use plakar_engine::meta::{Kind, Xattr};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, fstat, openat, readlinkat, seek, statat};
 use rustix::io::{Errno, retry_on_intr};
@@ -90,21 +90,22 @@ impl FsDirectory {
         Ok(Self { fd, device, source: source.clone(), listing: Mutex::new(()) })
     }
 
-    /// The names with their inode numbers.
-    fn names(&self) -> Result<Vec<(u64, Vec<u8>)>, Errno> {
+    /// The names, in the order of bytes.
+    fn names(&self) -> Result<Names, Errno> {
         let _guard = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
         seek(&self.fd, SeekFrom::Start(0))?;
         BUFFER.with_borrow_mut(|buffer| {
             buffer.reserve(NAMES_BUFFER);
             let mut entries = RawDir::new(&self.fd, buffer.spare_capacity_mut());
-            let mut names = Vec::new();
+            let mut names = Names::default();
             while let Some(entry) = entries.next() {
                 let entry = entry?;
                 let name = entry.file_name().to_bytes();
                 if name != b"." && name != b".." {
-                    names.push((entry.ino(), name.to_vec()));
+                    names.push(entry.ino(), name);
                 }
             }
+            names.sort();
             Ok(names)
         })
     }
@@ -131,20 +132,9 @@ impl FsDirectory {
 }
 
 impl SourceDirectory for FsDirectory {
-    fn list(&self) -> Result<Vec<Listed>, ImportError> {
-        let mut names = self.names().map_err(|e| failed("list", e))?;
-        // Inodes lie on disk in the order of their numbers: examining them so is several times faster from a cold
-        // hard disk than in the order of the directory's hashes.
-        names.sort_unstable();
-        let mut entries: Vec<Listed> = names
-            .into_iter()
-            .map(|(_, name)| {
-                let entry = self.look_at(&name);
-                (name, entry)
-            })
-            .collect();
-        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(entries)
+    fn list(self: Arc<Self>) -> Result<Box<dyn Listing>, ImportError> {
+        let names = self.names().map_err(|e| failed("list", e))?;
+        Ok(Box::new(FsListing { directory: self, names, next: 0 }))
     }
 
     fn open_directory(&self, name: &[u8]) -> Result<Arc<dyn SourceDirectory>, ImportError> {
@@ -167,5 +157,61 @@ impl SourceDirectory for FsDirectory {
             return Ok(Vec::new());
         }
         self.attributes(Subject::Open(self.fd.as_fd()))
+    }
+}
+
+/// The names of a directory, all in one piece of memory: there may be millions.
+#[derive(Default)]
+struct Names {
+    bytes: Vec<u8>,
+    all: Vec<Name>,
+}
+
+struct Name {
+    inode: u64,
+    start: usize,
+    length: u16,
+}
+
+impl Names {
+    fn push(&mut self, inode: u64, name: &[u8]) {
+        let (start, length) = (self.bytes.len(), name.len() as u16);
+        self.bytes.extend_from_slice(name);
+        self.all.push(Name { inode, start, length });
+    }
+
+    fn bytes_of(&self, name: &Name) -> &[u8] {
+        &self.bytes[name.start..name.start + usize::from(name.length)]
+    }
+
+    fn sort(&mut self) {
+        let mut all = std::mem::take(&mut self.all);
+        all.sort_unstable_by(|a, b| self.bytes_of(a).cmp(self.bytes_of(b)));
+        self.all = all;
+    }
+}
+
+/// A listing: all names, of which some are examined at a time.
+struct FsListing {
+    directory: Arc<FsDirectory>,
+    names: Names,
+    next: usize,
+}
+
+impl Listing for FsListing {
+    fn more(&mut self, most: usize) -> Result<Vec<Listed>, ImportError> {
+        let end = self.next.saturating_add(most).min(self.names.all.len());
+        let some = &self.names.all[self.next..end];
+        self.next = end;
+        // Inodes lie on disk in the order of their numbers: examining them so is several times faster from a cold
+        // hard disk than in the order of names.
+        let mut order: Vec<usize> = (0..some.len()).collect();
+        order.sort_unstable_by_key(|i| some[*i].inode);
+        let mut entries: Vec<Option<Listed>> = some.iter().map(|_| None).collect();
+        for i in order {
+            let name = self.names.bytes_of(&some[i]);
+            entries[i] = Some((name.to_vec(), self.directory.look_at(name)));
+        }
+        Ok(entries.into_iter().flatten().collect())
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use plakar_engine::importer::{ImportError, SourceFile, Stamp};
 use plakar_engine::meta::{Kind, Metadata};
-use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, seek};
+use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, fstatfs, seek};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, read};
 
 use super::directory::{failed, open};
@@ -16,6 +16,22 @@ const WORTH_ADVICE: u64 = 1 << 20;
 /// `RWF_DONTCACHE` of `linux/fs.h`, since Linux 6.14: what was not in memory before is not kept there. It would push out
 /// what others need, and finding new memory for each page takes longer than using the same again.
 const DONT_CACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+/// File systems that make up their files when they are read, by their numbers in `linux/magic.h`: proc, sysfs, debugfs,
+/// tracefs, securityfs, configfs, selinuxfs, cgroup, cgroup2, pstore, efivarfs, bpf.
+const MADE_UP: [i64; 12] = [
+    0x9fa0,
+    0x6265_6572,
+    0x6462_6720,
+    0x7472_6163,
+    0x7363_6673,
+    0x6265_6570,
+    0xf97c_ff8c,
+    0x27_e0eb,
+    0x6367_7270,
+    0x6165_676c,
+    0xde5e_81e4,
+    0xcafe_4a11,
+];
 /// Read on from where the last read ended.
 const FROM_HERE: u64 = u64::MAX;
 
@@ -107,5 +123,9 @@ impl SourceFile for FsFile {
         let stat = fstat(&self.fd).map_err(|e| failed("stat", e))?;
         let meta = stat::metadata(&stat).ok_or_else(|| ImportError::new("of an unknown kind"))?;
         Ok((meta, stat::stamp(&stat)))
+    }
+
+    fn is_made_up(&self) -> bool {
+        fstatfs(&self.fd).is_ok_and(|fs| MADE_UP.contains(&fs.f_type))
     }
 }

@@ -1,21 +1,24 @@
 //! Listings read ahead of the walk by a few threads, and compared with what is known of each directory. A listing that
 //! has been read brings those below it into the queue, so that the threads go on by themselves, in about the order in
-//! which the walk will want them, and not further than a number of entries and of open directories.
+//! which the walk will want them, and not further than a number of entries and of open directories. Of a huge directory
+//! only the beginning is read ahead, and the rest some names at a time as the walk gets there.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::assemble::join;
-use super::compare::{Found, compare};
+use super::compare::{Comparison, Found};
 use super::exclude::Excludes;
-use super::previous::Previous;
+use super::previous::{Known, Previous};
 use crate::id::BlobId;
-use crate::importer::{ImportError, SourceDirectory};
+use crate::importer::{ImportError, Listing, SourceDirectory};
 use crate::repository::writer::Run;
-use crate::tree::Entry;
+use crate::trail::Trail;
+use crate::tree::{Entry, build};
 
 /// Threads that read listings ahead.
 const LISTERS: usize = 6;
+/// Names that are asked for at once.
+const SOME: usize = 4096;
 /// Entries that may be listed and not yet walked.
 const AHEAD_ENTRIES: usize = 20_000;
 /// Directories that may be open for that.
@@ -24,17 +27,64 @@ const AHEAD_DIRECTORIES: usize = 256;
 /// An open directory and what is in it.
 pub(super) struct Opened {
     pub(super) handle: Arc<dyn SourceDirectory>,
-    /// Its node in the previous snapshot, if it was there.
-    pub(super) node: Option<BlobId>,
-    pub(super) entries: Vec<Found>,
-    /// The listings of the directories in it, but for mount points, by name.
+    trail: Trail,
+    /// `None` when it has ended.
+    listing: Option<Box<dyn Listing>>,
+    comparison: Comparison,
+    /// What was compared and not yet taken.
+    ready: VecDeque<Found>,
+    /// The listings of the directories among that, but for mount points, by name.
     below: VecDeque<Arc<Job>>,
+    /// A page was taken.
+    begun: bool,
+}
+
+/// Some entries of a directory, which become a page of its node.
+pub(super) struct Entries {
+    pub(super) found: Vec<Found>,
+    /// They are all that it has.
+    pub(super) all: bool,
 }
 
 impl Opened {
+    /// What the file cache holds of it.
+    pub(super) fn known(&self) -> Option<Known> {
+        self.comparison.known()
+    }
+
+    /// Whether something that was in it, as far as it was taken, is not any more.
+    pub(super) fn is_less(&self) -> bool {
+        self.comparison.is_less
+    }
+
     /// The listing of a directory in it; asked for in the order of names.
     pub(super) fn below(&mut self, name: &[u8]) -> Option<Arc<Job>> {
         self.below.front().is_some_and(|job| job.name == name).then(|| self.below.pop_front()).flatten()
+    }
+
+    /// The entries of the next page. The first one may have none; `None` behind the last one.
+    pub(super) fn next_page(
+        &mut self,
+        ahead: &Ahead<'_>,
+        page_key: &[u8; 32],
+    ) -> Result<Option<Entries>, ImportError> {
+        let (mut found, mut held) = (Vec::new(), 0);
+        loop {
+            while let Some(next) = self.ready.front() {
+                if next.is_kept() {
+                    if build::ends_page(page_key, held, next.name()) {
+                        self.begun = true;
+                        return Ok(Some(Entries { found, all: false }));
+                    }
+                    held += 1;
+                }
+                found.extend(self.ready.pop_front());
+            }
+            if !ahead.read_on(self)? {
+                let first = !std::mem::replace(&mut self.begun, true);
+                return Ok((first || !found.is_empty()).then_some(Entries { found, all: first }));
+            }
+        }
     }
 }
 
@@ -42,7 +92,7 @@ impl Opened {
 pub(super) struct Job {
     parent: Arc<dyn SourceDirectory>,
     name: Vec<u8>,
-    path: Vec<u8>,
+    trail: Trail,
     /// Its node in the previous snapshot, as its parent's entry there has it.
     node: Option<BlobId>,
     state: Mutex<JobState>,
@@ -52,13 +102,19 @@ pub(super) struct Job {
 enum JobState {
     Waiting,
     Running,
-    Done(Result<Opened, ImportError>),
+    Done(Box<Result<Opened, ImportError>>),
     Taken,
 }
 
 impl Job {
-    fn new(parent: Arc<dyn SourceDirectory>, name: Vec<u8>, path: Vec<u8>, node: Option<BlobId>) -> Self {
-        Self { parent, name, path, node, state: Mutex::new(JobState::Waiting), changed: Condvar::new() }
+    fn new(parent: Arc<dyn SourceDirectory>, above: &Trail, name: &[u8], node: Option<BlobId>) -> Self {
+        let (state, changed) = (Mutex::new(JobState::Waiting), Condvar::new());
+        Self { parent, name: name.to_vec(), trail: above.join(name), node, state, changed }
+    }
+
+    /// Where the directory is.
+    pub(super) fn trail(&self) -> &Trail {
+        &self.trail
     }
 }
 
@@ -97,34 +153,51 @@ impl<'a> Ahead<'a> {
     pub(super) fn list(
         &self,
         handle: Arc<dyn SourceDirectory>,
-        path: &[u8],
+        trail: &Trail,
         node: Option<BlobId>,
     ) -> Result<Opened, ImportError> {
-        let listed = handle.list()?;
-        let before = self.previous.directory(path, node);
-        let node = before.as_ref().map(|b| b.node);
+        let mut opened = Opened {
+            listing: Some(handle.clone().list()?),
+            handle,
+            trail: trail.clone(),
+            comparison: Comparison::new(self.previous.directory(&trail.path(b"/"), node)),
+            ready: VecDeque::new(),
+            below: VecDeque::new(),
+            begun: false,
+        };
+        self.read_on(&mut opened)?;
+        Ok(opened)
+    }
+
+    /// Compares some more of a directory; `false` at its end.
+    fn read_on(&self, opened: &mut Opened) -> Result<bool, ImportError> {
+        let Some(listing) = &mut opened.listing else { return Ok(false) };
+        let listed = listing.more(SOME)?;
+        let before = opened.ready.len();
+        let is_end = listed.len() < SOME;
         let known = |id: &BlobId| self.run.is_known(id);
-        let entries = compare(path, listed, before, self.excludes, self.previous, known);
-        let mut below = VecDeque::new();
-        for found in &entries {
+        let at = opened.trail.path_of(b"/", b"");
+        opened.comparison.next(at, listed, self.excludes, self.previous, known, &mut opened.ready);
+        if is_end {
+            opened.listing = None;
+            opened.comparison.end(self.previous, &mut opened.ready);
+        }
+        let mut jobs = Vec::new();
+        for found in opened.ready.range(before..) {
             if let Found::Directory { now, was, .. } = found
                 && !now.mount_point
             {
                 let node = was.as_ref().and_then(Entry::directory).map(|(node, _)| node);
-                below.push_back(Arc::new(Job::new(
-                    handle.clone(),
-                    now.name.clone(),
-                    join(path, &now.name),
-                    node,
-                )));
+                jobs.push(Arc::new(Job::new(opened.handle.clone(), &opened.trail, &now.name, node)));
             }
         }
-        self.push(&below);
-        Ok(Opened { handle, node, entries, below })
+        self.push(&jobs);
+        opened.below.extend(jobs);
+        Ok(true)
     }
 
     fn list_job(&self, job: &Job) -> Result<Opened, ImportError> {
-        self.list(job.parent.open_directory(&job.name)?, &job.path, job.node)
+        self.list(job.parent.open_directory(&job.name)?, &job.trail, job.node)
     }
 
     fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -132,7 +205,7 @@ impl<'a> Ahead<'a> {
     }
 
     /// Adds listings; the first one is wanted first, and before all that were added earlier.
-    fn push(&self, jobs: &VecDeque<Arc<Job>>) {
+    fn push(&self, jobs: &[Arc<Job>]) {
         if jobs.is_empty() {
             return;
         }
@@ -185,8 +258,8 @@ impl<'a> Ahead<'a> {
                 *state = JobState::Running;
             }
             let listed = self.list_job(&job);
-            self.queue().ahead_entries += listed.as_ref().map_or(0, |o| o.entries.len());
-            *job.state.lock().unwrap_or_else(PoisonError::into_inner) = JobState::Done(listed);
+            self.queue().ahead_entries += listed.as_ref().map_or(0, |o| o.ready.len());
+            *job.state.lock().unwrap_or_else(PoisonError::into_inner) = JobState::Done(Box::new(listed));
             job.changed.notify_all();
         }
     }
@@ -205,11 +278,12 @@ impl<'a> Ahead<'a> {
                     state = job.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
                 JobState::Done(listed) => {
+                    let listed = *listed;
                     drop(state);
                     let mut q = self.queue();
                     let had_room = q.has_room();
                     q.ahead_directories -= 1;
-                    q.ahead_entries -= listed.as_ref().map_or(0, |o| o.entries.len());
+                    q.ahead_entries -= listed.as_ref().map_or(0, |o| o.ready.len());
                     let wake = !had_room && q.has_room();
                     drop(q);
                     if wake {

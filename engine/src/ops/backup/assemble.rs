@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::previous::Previous;
+use super::previous::{Known, Part, Previous};
 use crate::chunker::Chunker;
 use crate::crypto::Class;
 use crate::error::{Error, Result};
@@ -15,6 +15,7 @@ use crate::meta::Metadata;
 use crate::monitor::{Event, Monitor};
 use crate::ops::Cancel;
 use crate::repository::writer::{Framer, Run};
+use crate::trail::Trail;
 use crate::tree::{self, Contents, Detail, Entry, Extent, Links, Owners, Summary};
 
 /// What the stages of one backup share.
@@ -115,6 +116,22 @@ impl Assembly {
         self.previous.clone().keep(snapshot).await
     }
 
+    /// What entries of one directory add up to. Their owners are noted.
+    fn sum_up(&self, entries: &[Entry]) -> Summary {
+        let mut below = Summary::default();
+        let mut seen = self.uids.lock().unwrap_or_else(PoisonError::into_inner);
+        for e in entries {
+            below.add(e);
+            if !seen.0.contains(&e.meta.uid) {
+                seen.0.insert(e.meta.uid);
+            }
+            if !seen.1.contains(&e.meta.gid) {
+                seen.1.insert(e.meta.gid);
+            }
+        }
+        below
+    }
+
     /// An entry for something without contents, as the source has it now.
     pub(super) fn entry(&self, now: &SourceEntry, detail: Detail) -> Entry {
         let links = (now.links > 1 && !matches!(detail, Detail::Directory { .. })).then(|| Links {
@@ -149,54 +166,147 @@ pub(super) struct Slot {
     pub(super) stamp: Stamp,
 }
 
-/// A directory in the making.
+/// A directory in the making. Its entries are gathered by pages: what a huge one holds in memory is not its entries but
+/// where its pages are.
 #[derive(Debug)]
 pub(super) struct Directory {
-    /// The parent, and the slot there; `None` for `/`.
-    parent: Option<(Arc<Self>, usize)>,
-    pub(super) path: Vec<u8>,
+    /// The page of the parent that it is in, and the slot there; `None` for `/`.
+    parent: Option<(Arc<Page>, usize)>,
+    pub(super) trail: Trail,
     /// Its own entry, without node and summary.
     own: Entry,
+    /// Why it could not be listed to its end.
+    broken: OnceLock<String>,
+    done: Mutex<Done>,
+    /// Pages still to be completed, and one for the scan until it has handed everything out.
+    pending: AtomicUsize,
+    changed: AtomicBool,
+    known: Known,
+    /// Whether it is kept for the next backup: not the parents of roots, which show only a part.
+    cached: bool,
+}
+
+/// What is complete of a directory.
+#[derive(Debug, Default)]
+struct Done {
+    /// Of each page, by its number: what became of it, and its record in the file cache.
+    pages: BTreeMap<usize, (Vec<tree::Page>, Option<Part>)>,
+    below: Summary,
+}
+
+/// Entries of a directory in the making that stand together.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) directory: Arc<Directory>,
+    number: usize,
+    /// The directory has no other.
+    all: bool,
     slots: Mutex<Vec<Slot>>,
     /// Slots still to be filled, and one for the scan until it has handed everything out.
     pending: AtomicUsize,
-    changed: AtomicBool,
-    /// Its node at the previous backup.
-    node: Option<BlobId>,
-    /// Whether it is kept for the next one: not the parents of roots, which show only a part.
-    cached: bool,
 }
 
 /// How a directory begins.
 #[derive(Debug)]
 pub(super) struct Begin {
-    pub(super) parent: Option<(Arc<Directory>, usize)>,
-    pub(super) path: Vec<u8>,
+    pub(super) parent: Option<(Arc<Page>, usize)>,
+    pub(super) trail: Trail,
     pub(super) own: Entry,
-    pub(super) slots: Vec<Slot>,
-    pub(super) changed: bool,
-    pub(super) node: Option<BlobId>,
-    pub(super) cached: bool,
 }
 
 impl Directory {
-    pub(super) fn begin(begin: Begin) -> Arc<Self> {
-        let pending = begin.slots.iter().filter(|s| s.entry.is_none()).count() + 1;
-        Arc::new(Self {
-            parent: begin.parent,
-            path: begin.path,
-            own: begin.own,
-            slots: Mutex::new(begin.slots),
-            pending: AtomicUsize::new(pending),
-            changed: AtomicBool::new(begin.changed),
-            node: begin.node,
-            cached: begin.cached,
-        })
+    /// Begins a directory of which `known` is known.
+    pub(super) fn begin(begin: Begin, known: Known) -> Arc<Self> {
+        let changed = AtomicBool::new(known.node.is_none());
+        Self::new(begin, known, changed, true)
+    }
+
+    /// Begins a directory that shows only a part of what it has, or of which nothing is known.
+    pub(super) fn partial(begin: Begin) -> Arc<Self> {
+        Self::new(begin, Known::default(), AtomicBool::new(true), false)
+    }
+
+    fn new(begin: Begin, known: Known, changed: AtomicBool, cached: bool) -> Arc<Self> {
+        let Begin { parent, trail, own } = begin;
+        let (broken, done, pending) = (OnceLock::new(), Mutex::default(), AtomicUsize::new(1));
+        Arc::new(Self { parent, trail, own, broken, done, pending, changed, known, cached })
     }
 
     /// The absolute path of an entry.
     pub(super) fn path_of(&self, name: &[u8]) -> Vec<u8> {
-        join(&self.path, name)
+        self.trail.path_of(b"/", name)
+    }
+
+    /// It is not what it was.
+    pub(super) fn is_changed(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// It could not be listed to its end.
+    pub(super) fn is_broken(&self, why: String) {
+        self.is_changed();
+        let _ = self.broken.set(why);
+    }
+
+    /// All pages were begun, at least one.
+    pub(super) fn end(&self, assembly: &Assembly) -> Result<()> {
+        match self.page_done(assembly)? {
+            Some(above) => Page::one_done(above, assembly),
+            None => Ok(()),
+        }
+    }
+
+    /// One page less to wait for. If it was the last one, the directory is complete: gives the page that it is in.
+    fn page_done(&self, assembly: &Assembly) -> Result<Option<Arc<Page>>> {
+        if self.pending.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return Ok(None);
+        }
+        let entry = self.complete(assembly)?;
+        let Some((page, slot)) = &self.parent else {
+            *assembly.root.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+            return Ok(None);
+        };
+        page.put(*slot, entry);
+        Ok(Some(page.clone()))
+    }
+
+    fn above(&self) -> Option<&Trail> {
+        self.parent.as_ref().map(|(page, _)| &page.directory.trail)
+    }
+
+    fn complete(&self, assembly: &Assembly) -> Result<Entry> {
+        let done = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
+        let parts: Vec<Part> = done.pages.values().filter_map(|(_, part)| *part).collect();
+        let pages: Vec<_> = done.pages.into_values().flat_map(|(pages, _)| pages).collect();
+        let node = tree::build::index(pages.iter(), |blob| assembly.put_meta(&blob))?;
+        if self.cached {
+            if parts.is_empty() {
+                assembly.previous.forget_parts(&self.known, &[]);
+            } else {
+                assembly.previous.stage_huge(&self.trail, self.above(), node, &parts, &self.known);
+            }
+        }
+        let error = self.broken.get().or(self.own.error.as_ref()).cloned();
+        Ok(Entry { detail: Detail::Directory { node, below: done.below }, error, ..self.own.clone() })
+    }
+}
+
+impl Drop for Directory {
+    /// One after another: a deep chain that let go of itself by recursion would use up the stack.
+    fn drop(&mut self) {
+        let mut parent = self.parent.take();
+        while let Some(page) = parent.and_then(|(page, _)| Arc::into_inner(page)) {
+            parent = Arc::into_inner(page.directory).and_then(|mut directory| directory.parent.take());
+        }
+    }
+}
+
+impl Page {
+    /// Begins a page behind those that were begun before.
+    pub(super) fn begin(directory: &Arc<Directory>, number: usize, all: bool, slots: Vec<Slot>) -> Arc<Self> {
+        directory.pending.fetch_add(1, Ordering::Relaxed);
+        let pending = AtomicUsize::new(slots.iter().filter(|s| s.entry.is_none()).count() + 1);
+        Arc::new(Self { directory: directory.clone(), number, all, slots: Mutex::new(slots), pending })
     }
 
     /// Fills a slot.
@@ -209,28 +319,27 @@ impl Directory {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(s) = slots.get_mut(slot) {
             if s.expected.as_deref() != Some(&entry) {
-                self.changed.store(true, Ordering::Relaxed);
+                self.directory.is_changed();
             }
             s.entry = Some(entry);
         }
     }
 
-    /// One thing less to wait for. The last one completes this directory, and, through it, perhaps its parents.
+    /// One thing less to wait for. The last one completes this page, and with it perhaps its directory and those above.
     pub(super) fn done(self: &Arc<Self>, assembly: &Assembly) -> Result<()> {
-        let mut directory = self.clone();
-        while directory.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let entry = directory.complete(assembly)?;
-            let Some((parent, slot)) = &directory.parent else {
-                *assembly.root.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
-                return Ok(());
-            };
-            parent.put(*slot, entry);
-            directory = parent.clone();
+        Self::one_done(self.clone(), assembly)
+    }
+
+    fn one_done(mut page: Arc<Self>, assembly: &Assembly) -> Result<()> {
+        while page.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            page.complete(assembly)?;
+            let Some(above) = page.directory.page_done(assembly)? else { break };
+            page = above;
         }
         Ok(())
     }
 
-    fn complete(&self, assembly: &Assembly) -> Result<Entry> {
+    fn complete(&self, assembly: &Assembly) -> Result<()> {
         let slots = std::mem::take(&mut *self.slots.lock().unwrap_or_else(PoisonError::into_inner));
         let (mut entries, mut stamps) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
         for slot in slots {
@@ -239,60 +348,45 @@ impl Directory {
                 stamps.push(slot.stamp);
             }
         }
-        let mut below = Summary::default();
-        {
-            let mut seen = assembly.uids.lock().unwrap_or_else(PoisonError::into_inner);
-            for e in &entries {
-                below.add(e);
-                if !seen.0.contains(&e.meta.uid) {
-                    seen.0.insert(e.meta.uid);
-                }
-                if !seen.1.contains(&e.meta.gid) {
-                    seen.1.insert(e.meta.gid);
-                }
-            }
-        }
-        let unchanged = !self.changed.load(Ordering::Relaxed) && assembly.previous.is_trusted();
+        let below = assembly.sum_up(&entries);
+        let directory = &*self.directory;
+        let unchanged = !directory.changed.load(Ordering::Relaxed) && assembly.previous.is_trusted();
         // A state that was lost since may have taken the node with it, or pages that a large one names: those are
         // encoded again, which costs little and stores only what is missing.
-        let reused = match self.node {
-            Some(node)
-                if unchanged && entries.len() < tree::build::PAGE_LEAST && assembly.run.is_known(&node) =>
-            {
-                Some(node)
-            }
-            _ => None,
+        let is_reused = |node: &BlobId| {
+            self.all && unchanged && entries.len() < tree::build::PAGE_LEAST && assembly.run.is_known(node)
         };
-        let node = match reused {
-            Some(node) => node,
-            None => {
-                let key = assembly.run.repository().keys().chunker();
-                tree::build::directory(&entries, key, |blob| assembly.put_meta(&blob))?
+        let pages = match directory.known.node.filter(is_reused) {
+            Some(node) => {
+                vec![tree::Page { first: Vec::new(), entries: entries.len() as u64, node }]
             }
+            None => tree::build::pages(&entries, |blob| assembly.put_meta(&blob))?,
         };
-        if self.cached && (!unchanged || self.node != Some(node) || assembly.previous.begins_anew()) {
-            let parent = self.parent.as_ref().map_or(&b""[..], |(p, _)| &p.path);
-            assembly.previous.stage(&self.path, parent, node, &entries, &stamps);
+        let mut part = None;
+        if directory.cached {
+            let previous = &assembly.previous;
+            match pages.as_slice() {
+                [only] if self.all => {
+                    if !unchanged || directory.known.node != Some(only.node) || previous.begins_anew() {
+                        previous.stage(&directory.trail, directory.above(), only.node, &entries, &stamps);
+                    }
+                }
+                _ => {
+                    part = Some(previous.stage_part(&directory.trail, &directory.known, &entries, &stamps));
+                }
+            }
         }
-        Ok(Entry { detail: Detail::Directory { node, below }, ..self.own.clone() })
+        let mut done = directory.done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.below.add_all(&below);
+        done.pages.insert(self.number, (pages, part));
+        Ok(())
     }
-}
-
-/// `parent/name`.
-pub(super) fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
-    let mut path = Vec::with_capacity(parent.len() + name.len() + 1);
-    path.extend_from_slice(parent);
-    if path.last() != Some(&b'/') {
-        path.push(b'/');
-    }
-    path.extend_from_slice(name);
-    path
 }
 
 /// A regular file being read and its blobs being named, by several threads.
 #[derive(Debug)]
 pub(super) struct FileInWork {
-    directory: Arc<Directory>,
+    page: Arc<Page>,
     slot: usize,
     state: Mutex<FileState>,
     /// Pieces not yet named, and one for the reader until it is done.
@@ -306,8 +400,8 @@ struct FileState {
 }
 
 impl FileInWork {
-    pub(super) fn new(directory: Arc<Directory>, slot: usize) -> Arc<Self> {
-        Arc::new(Self { directory, slot, state: Mutex::default(), pending: AtomicUsize::new(1) })
+    pub(super) fn new(page: Arc<Page>, slot: usize) -> Arc<Self> {
+        Arc::new(Self { page, slot, state: Mutex::default(), pending: AtomicUsize::new(1) })
     }
 
     /// One more piece to wait for.
@@ -337,9 +431,9 @@ impl FileInWork {
             entry.detail = Detail::Regular(tree::build::contents(extents, |blob| assembly.put_meta(&blob))?);
         }
         if entry.error.is_none() {
-            let path = self.directory.path_of(&entry.name);
+            let path = self.page.directory.path_of(&entry.name);
             assembly.monitor.event(Event::Entry { path: &path, bytes: entry.meta.size });
         }
-        self.directory.fill(assembly, self.slot, entry)
+        self.page.fill(assembly, self.slot, entry)
     }
 }

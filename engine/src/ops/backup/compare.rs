@@ -1,8 +1,7 @@
-//! What is in a directory beside what was in it: two lists in the order of names become one.
+//! What is in a directory beside what was in it: two lists in the order of names become one, some names at a time.
 
-use super::assemble::join;
 use super::exclude::Excludes;
-use super::previous::{Previous, PreviousDirectory};
+use super::previous::{Before, Known, Previous};
 use crate::id::BlobId;
 use crate::importer::{ImportError, Listed, SourceEntry, Stamp};
 use crate::meta::Kind;
@@ -26,73 +25,110 @@ pub(super) enum Found {
     Failed(Vec<u8>, ImportError),
     /// The format has no room for its name.
     Unstorable(Vec<u8>),
-    /// It was there, and is not any more, or is something else now.
-    Gone(Entry),
+    /// A directory was there, and is not any more, or is something else now.
+    Gone(Vec<u8>),
 }
 
 impl Found {
     pub(super) fn name(&self) -> &[u8] {
         match self {
-            Self::Unchanged(_, entry) | Self::Gone(entry) => &entry.name,
+            Self::Unchanged(_, entry) => &entry.name,
             Self::Changed(now) | Self::Directory { now, .. } => &now.name,
-            Self::Failed(name, _) | Self::Unstorable(name) => name,
+            Self::Failed(name, _) | Self::Unstorable(name) | Self::Gone(name) => name,
         }
+    }
+
+    /// Whether it becomes an entry.
+    pub(super) fn is_kept(&self) -> bool {
+        !matches!(self, Self::Unstorable(_) | Self::Gone(_))
     }
 }
 
-/// Compares a listing with what is known of its directory, leaving out what is excluded. `known` tells whether a blob
-/// is in the store.
-pub(super) fn compare(
-    path: &[u8],
-    listed: Vec<Listed>,
-    before: Option<PreviousDirectory>,
-    excludes: &Excludes,
-    previous: &Previous,
-    known: impl Fn(&BlobId) -> bool,
-) -> Vec<Found> {
-    let mut then = before.map(|b| b.entries).unwrap_or_default().into_iter().peekable();
-    let mut found = Vec::with_capacity(listed.len());
-    // The path of each entry in turn.
-    let mut at = join(path, b"");
-    let above = at.len();
-    for (name, now) in listed {
-        at.truncate(above);
-        at.extend_from_slice(&name);
-        if !is_valid_name(&name) {
-            found.push(Found::Unstorable(name));
-            continue;
-        }
-        let is_directory = matches!(&now, Ok(n) if n.meta.kind == Kind::Directory);
-        if excludes.excludes(&at, is_directory) {
-            continue;
-        }
-        while let Some((_, gone)) = then.next_if(|(_, e)| e.name < name) {
-            found.push(Found::Gone(gone));
-        }
-        let was = then.next_if(|(_, e)| e.name == name);
-        let now = match now {
-            Ok(now) => now,
-            Err(e) => {
-                found.push(Found::Failed(name, e));
-                continue;
-            }
-        };
-        if is_directory {
-            let was = was.filter(|(_, e)| e.directory().is_some());
-            let untouched = was.as_ref().is_some_and(|(stamp, e)| previous.is_untouched(*stamp, e, &now));
-            found.push(Found::Directory { now, was: was.map(|(_, e)| e), untouched });
-            continue;
-        }
-        match was {
-            Some((stamp, entry)) if previous.is_unchanged(stamp, &entry, &now, &known) => {
-                found.push(Found::Unchanged(now.stamp, entry));
-                continue;
-            }
-            Some((_, entry)) => found.push(Found::Gone(entry)),
-            None => {}
-        }
-        found.push(Found::Changed(now));
+/// A directory on its way through the comparison.
+pub(super) struct Comparison {
+    before: Option<Before>,
+    /// Something that was there is not any more, or is not what it was.
+    pub(super) is_less: bool,
+}
+
+impl Comparison {
+    /// Begins with what is known of the directory.
+    pub(super) fn new(before: Option<Before>) -> Self {
+        Self { before, is_less: false }
     }
-    found.extend(then.map(|(_, gone)| Found::Gone(gone)));
-    found
+
+    /// What the file cache holds of the directory.
+    pub(super) fn known(&self) -> Option<Known> {
+        self.before.as_ref().map(Before::known)
+    }
+
+    fn gone(&mut self, entry: Entry, found: &mut impl Extend<Found>) {
+        self.is_less = true;
+        if entry.directory().is_some() {
+            found.extend([Found::Gone(entry.name)]);
+        }
+    }
+
+    /// What was there, up to a name; all of it without one.
+    fn skip(&mut self, previous: &Previous, to: Option<&[u8]>, found: &mut impl Extend<Found>) {
+        let is_before = |e: &Entry| to.is_none_or(|to| e.name.as_slice() < to);
+        while let Some((_, gone)) = self.before.as_mut().and_then(|b| b.next_if(previous, is_before)) {
+            self.gone(gone, found);
+        }
+    }
+
+    /// Compares the next names, leaving out what is excluded. `at` is the directory's path with a `/` behind it; `known`
+    /// tells whether a blob is in the store.
+    pub(super) fn next(
+        &mut self,
+        mut at: Vec<u8>,
+        listed: Vec<Listed>,
+        excludes: &Excludes,
+        previous: &Previous,
+        known: impl Fn(&BlobId) -> bool,
+        found: &mut impl Extend<Found>,
+    ) {
+        let above = at.len();
+        for (name, now) in listed {
+            at.truncate(above);
+            at.extend_from_slice(&name);
+            if !is_valid_name(&name) {
+                found.extend([Found::Unstorable(name)]);
+                continue;
+            }
+            let is_directory = matches!(&now, Ok(n) if n.meta.kind == Kind::Directory);
+            if excludes.excludes(&at, is_directory) {
+                continue;
+            }
+            self.skip(previous, Some(&name), found);
+            let was = self.before.as_mut().and_then(|b| b.next_if(previous, |e| e.name == name));
+            let now = match now {
+                Ok(now) => now,
+                Err(e) => {
+                    found.extend([Found::Failed(name, e)]);
+                    continue;
+                }
+            };
+            if is_directory {
+                let was = was.filter(|(_, e)| e.directory().is_some());
+                let untouched = was.as_ref().is_some_and(|(stamp, e)| previous.is_untouched(*stamp, e, &now));
+                found.extend([Found::Directory { now, was: was.map(|(_, e)| e), untouched }]);
+                continue;
+            }
+            match was {
+                Some((stamp, entry)) if previous.is_unchanged(stamp, &entry, &now, &known) => {
+                    found.extend([Found::Unchanged(now.stamp, entry)]);
+                    continue;
+                }
+                Some((_, entry)) => self.gone(entry, found),
+                None => {}
+            }
+            found.extend([Found::Changed(now)]);
+        }
+    }
+
+    /// The directory has ended: what else was there is gone.
+    pub(super) fn end(&mut self, previous: &Previous, found: &mut impl Extend<Found>) {
+        self.skip(previous, None, found);
+    }
 }

@@ -1,14 +1,38 @@
 //! A dry run: says what a backup would take.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::assemble::join;
 use super::exclude::Excludes;
 use crate::error::Result;
-use crate::importer::{ImportError, Importer, SourceDirectory};
+use crate::importer::{ImportError, Importer, Listing, SourceDirectory};
 use crate::meta::Kind;
 use crate::monitor::{Event, Monitor};
 use crate::ops::Cancel;
+use crate::trail::Trail;
+
+/// Names that are asked for at once.
+const SOME: usize = 4096;
+
+/// A directory that is being listed.
+struct Level {
+    root: Arc<[u8]>,
+    /// Below its root.
+    trail: Trail,
+    directory: Arc<dyn SourceDirectory>,
+    /// `None` at its end.
+    listing: Option<Box<dyn Listing>>,
+    /// Directories among the names that were listed last.
+    todo: VecDeque<Vec<u8>>,
+}
+
+struct DryRun<'a> {
+    source: &'a dyn Importer,
+    excludes: &'a Excludes,
+    monitor: &'a dyn Monitor,
+    stack: Vec<Level>,
+    errors: u64,
+}
 
 /// Lists what a backup would take, and returns how many paths could not be listed.
 pub(super) fn list(
@@ -17,52 +41,82 @@ pub(super) fn list(
     monitor: &dyn Monitor,
     cancel: &Cancel,
 ) -> Result<u64> {
-    let mut errors = 0;
-    let mut failed = |path: &[u8], e: &ImportError| {
-        errors += 1;
-        monitor.event(Event::Failed { path, reason: &e.to_string() });
-    };
-    /// A path, and the open directory that it is in, but for roots.
-    type Todo = (Vec<u8>, Option<Arc<dyn SourceDirectory>>);
-    let mut stack: Vec<Todo> = Vec::new();
+    let mut run = DryRun { source, excludes, monitor, stack: Vec::new(), errors: 0 };
     for root in source.roots() {
         match source.entry(root) {
-            Ok(e) if e.meta.kind == Kind::Directory => stack.push((root.clone(), None)),
+            Ok(e) if e.meta.kind == Kind::Directory => {
+                run.enter(root.as_slice().into(), Trail::default(), None);
+            }
             Ok(e) => monitor.event(Event::Entry { path: root, bytes: e.meta.size }),
-            Err(e) => failed(root, &e),
+            Err(e) => run.failed(root, &e),
+        }
+        while let Some(level) = run.stack.last_mut() {
+            cancel.check()?;
+            match level.todo.pop_front() {
+                Some(name) => {
+                    let (root, trail) = (level.root.clone(), level.trail.join(&name));
+                    let parent = level.directory.clone();
+                    run.enter(root, trail, Some((parent, name)));
+                }
+                None => run.some(),
+            }
         }
     }
-    while let Some((path, parent)) = stack.pop() {
-        cancel.check()?;
-        monitor.event(Event::Entry { path: &path, bytes: 0 });
-        let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
-        let opened = match &parent {
-            Some(parent) => parent.open_directory(name),
-            None => source.directory(&path),
+    Ok(run.errors)
+}
+
+impl DryRun<'_> {
+    fn failed(&mut self, path: &[u8], e: &ImportError) {
+        self.errors += 1;
+        self.monitor.event(Event::Failed { path, reason: &e.to_string() });
+    }
+
+    /// Opens a directory: a root, or a name in its parent.
+    fn enter(&mut self, root: Arc<[u8]>, trail: Trail, below: Option<(Arc<dyn SourceDirectory>, Vec<u8>)>) {
+        let path = trail.path(&root);
+        self.monitor.event(Event::Entry { path: &path, bytes: 0 });
+        let opened = match below {
+            Some((parent, name)) => parent.open_directory(&name),
+            None => self.source.directory(&path),
         };
-        let listed = opened.and_then(|d| d.list().map(|l| (d, l)));
-        let (directory, listed) = match listed {
-            Ok(l) => l,
-            Err(e) => {
-                failed(&path, &e);
-                continue;
+        match opened.and_then(|d| Ok((d.clone().list()?, d))) {
+            Ok((listing, directory)) => {
+                let todo = VecDeque::new();
+                self.stack.push(Level { root, trail, directory, listing: Some(listing), todo });
             }
+            Err(e) => self.failed(&path, &e),
+        }
+    }
+
+    /// Lists some more of the directory entered last, or leaves it.
+    fn some(&mut self) {
+        let Some(mut level) = self.stack.pop() else { return };
+        let Some(listing) = &mut level.listing else { return };
+        let listed = match listing.more(SOME) {
+            Ok(listed) => listed,
+            Err(e) => return self.failed(&level.trail.path(&level.root), &e),
         };
-        for (name, now) in listed.into_iter().rev() {
-            let at = join(&path, &name);
+        if listed.len() < SOME {
+            level.listing = None;
+        }
+        let mut at = level.trail.path_of(&level.root, b"");
+        let above = at.len();
+        for (name, now) in listed {
+            at.truncate(above);
+            at.extend_from_slice(&name);
             match now {
-                Err(e) => failed(&at, &e),
+                Err(e) => self.failed(&at, &e),
                 Ok(now) => {
                     let is_directory = now.meta.kind == Kind::Directory;
-                    if excludes.excludes(&at, is_directory) {
+                    if self.excludes.excludes(&at, is_directory) {
                     } else if is_directory && !now.mount_point {
-                        stack.push((at, Some(directory.clone())));
+                        level.todo.push_back(name);
                     } else {
-                        monitor.event(Event::Entry { path: &at, bytes: now.meta.size });
+                        self.monitor.event(Event::Entry { path: &at, bytes: now.meta.size });
                     }
                 }
             }
         }
+        self.stack.push(level);
     }
-    Ok(errors)
 }

@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 /// How many units a reader may be ahead of the slowest one: bounds what waits here.
 const AHEAD: u64 = 2 * super::read::READERS as u64;
 
+/// Jobs of a batch, at most: files without much in them would else wait for each other in any number.
+const MOST_JOBS: usize = 16;
+
 /// Jobs whose blobs may stand in one frame.
 pub(super) type Batch = Vec<Job>;
 
@@ -69,7 +72,7 @@ impl Order {
         }
         state.waiting.insert(number, job);
         while let Some(job) = state.take_next() {
-            if state.bytes + job.len() > self.batch_bytes {
+            if state.bytes + job.len() > self.batch_bytes || state.batch.len() >= MOST_JOBS {
                 state.send();
             }
             state.bytes += job.len();

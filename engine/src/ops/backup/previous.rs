@@ -1,7 +1,10 @@
 //! What the previous backup of the same source knew, so that unchanged files are not read and unchanged directories
 //! not encoded: from the file cache, or, where that is missing, from the snapshot's own tree (size and mtime only).
+//!
+//! A directory is a record of the cache. That of a huge one names its parts, which are records of their own: those that
+//! are as they were are not written again, and one at a time is in memory.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,23 +18,80 @@ use crate::importer::{Importer, SourceEntry, Stamp};
 use crate::repository::writer::Run;
 use crate::repository::{blocking, now_ns};
 use crate::snapshot::Snapshot;
-use crate::tree::{Detail, Entry, Extent, Summary};
+use crate::trail::Trail;
+use crate::tree::{Detail, Directory, Entry, Extent, Summary};
 use crate::vfs::Vfs;
 use crate::wire::{Put, Reader, WireResult};
 
-const PURPOSE: &str = "file cache";
+const PURPOSE: &str = "file cache, in parts";
 /// A change within this time of being looked at may not show in the time stamps.
 const RACY_NS: i64 = 2_000_000_000;
 /// A stamp that never matches.
 const UNTRUSTED: i64 = i64::MIN;
 
-/// One directory as the previous backup saw it.
-#[derive(Debug)]
-pub(super) struct PreviousDirectory {
+/// What a record begins with.
+const ENTRIES: u8 = 0;
+const PARTS: u8 = 1;
+
+/// An entry, with its stamp if that is known.
+type Then = (Option<Stamp>, Entry);
+
+/// A part of a huge directory: its record, and a hash of what that says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Part {
+    row: i64,
+    digest: [u8; 16],
+}
+
+/// What the file cache holds of a directory.
+#[derive(Debug, Default)]
+pub(super) struct Known {
     /// Its node.
-    pub(super) node: BlobId,
-    /// Its entries by name, with their stamps if those are known.
-    pub(super) entries: Vec<(Option<Stamp>, Entry)>,
+    pub(super) node: Option<BlobId>,
+    /// Its parts, if it is a huge one.
+    pub(super) parts: Vec<Part>,
+}
+
+/// A directory as the previous backup saw it, entry by entry.
+#[derive(Debug)]
+pub(super) struct Before {
+    node: BlobId,
+    parts: Vec<Part>,
+    entries: std::iter::Peekable<std::vec::IntoIter<Then>>,
+    rest: VecDeque<More>,
+}
+
+/// Where further entries are.
+#[derive(Debug)]
+enum More {
+    /// A record of the file cache.
+    Row(i64),
+    /// A page in the store.
+    Page(BlobId),
+}
+
+impl Before {
+    fn new(node: BlobId, entries: Vec<Then>) -> Self {
+        let (parts, rest) = (Vec::new(), VecDeque::new());
+        Self { node, parts, entries: entries.into_iter().peekable(), rest }
+    }
+
+    /// What is known of the directory as a whole.
+    pub(super) fn known(&self) -> Known {
+        Known { node: Some(self.node), parts: self.parts.clone() }
+    }
+
+    /// The next entry, if it is one that is wanted.
+    pub(super) fn next_if(
+        &mut self,
+        previous: &Previous,
+        is_wanted: impl Fn(&Entry) -> bool,
+    ) -> Option<Then> {
+        while self.entries.peek().is_none() {
+            self.entries = previous.some(self.rest.pop_front()?).into_iter().peekable();
+        }
+        self.entries.next_if(|(_, e)| is_wanted(e))
+    }
 }
 
 /// Knows the previous backup, and gathers what the next one should know.
@@ -62,6 +122,8 @@ struct Staged {
     file: Option<BufWriter<std::fs::File>>,
     rows: u64,
     removed: Vec<i64>,
+    /// Records of parts that could not be read.
+    lost: HashSet<i64>,
 }
 
 impl Previous {
@@ -75,7 +137,7 @@ impl Previous {
             v.put_bytes(source.kind().as_bytes());
             v.put_bytes(source.origin().as_bytes());
             source.roots().iter().for_each(|r| v.put_bytes(r));
-            first(&blake3::keyed_hash(&key, &v))
+            first_bytes(&blake3::keyed_hash(&key, &v))
         };
         // Of a source's own, so that the same path of two sources is not the same directory.
         let key = *blake3::keyed_hash(&key, &source_hash).as_bytes();
@@ -123,6 +185,7 @@ impl Previous {
                 file: crate::cache::scratch_file().map(BufWriter::new),
                 rows: 0,
                 removed: Vec::new(),
+                lost: HashSet::new(),
             }),
         })
     }
@@ -145,25 +208,63 @@ impl Previous {
 
     /// Names a directory in the cache. Should two ever share a name, each looks changed in turn and is read again.
     fn hash(&self, path: &[u8]) -> i64 {
-        i64::from_le_bytes(first(&blake3::keyed_hash(&self.key, path)))
+        i64::from_le_bytes(first_bytes(&blake3::keyed_hash(&self.key, path)))
     }
 
     /// What is known of a directory; `node` is what its parent's entry named.
-    pub(super) fn directory(&self, path: &[u8], node: Option<BlobId>) -> Option<PreviousDirectory> {
+    pub(super) fn directory(&self, path: &[u8], node: Option<BlobId>) -> Option<Before> {
         if let (Some((vfs, handle)), Some(node)) = (&self.tree, node) {
-            let entries = handle.block_on(vfs.entries(node));
-            return match entries {
-                Ok(e) => {
-                    Some(PreviousDirectory { node, entries: e.into_iter().map(|e| (None, e)).collect() })
+            let unstamped = |entries: Vec<Entry>| entries.into_iter().map(|e| (None, e)).collect();
+            return match handle.block_on(vfs.directory(node)) {
+                Ok(Directory::Node(entries)) => Some(Before::new(node, unstamped(entries))),
+                Ok(Directory::Pages(pages)) => {
+                    let rest = pages.into_iter().map(|p| More::Page(p.node)).collect();
+                    Some(Before { rest, ..Before::new(node, Vec::new()) })
                 }
                 Err(e) => {
-                    tracing::warn!(%e, "the previous snapshot cannot be read here; files are read again");
+                    self.cannot_read(&e);
                     None
                 }
             };
         }
         self.base?;
-        let record = match self.cache.directory_record(self.hash(path)) {
+        match self.record(self.hash(path))? {
+            Record::Entries(node, entries) => Some(Before::new(node, entries)),
+            Record::Parts(node, parts) => {
+                let rest = parts.iter().map(|p| More::Row(p.row)).collect();
+                Some(Before { parts, rest, ..Before::new(node, Vec::new()) })
+            }
+        }
+    }
+
+    /// Some entries of a huge directory; none of what cannot be read, which then looks new.
+    fn some(&self, more: More) -> Vec<Then> {
+        match (more, &self.tree) {
+            (More::Row(row), _) => match self.record(row) {
+                Some(Record::Entries(_, entries)) => entries,
+                _ => {
+                    self.staged.lock().unwrap_or_else(PoisonError::into_inner).lost.insert(row);
+                    Vec::new()
+                }
+            },
+            (More::Page(node), Some((vfs, handle))) => match handle.block_on(vfs.page(node)) {
+                Ok(entries) => entries.into_iter().map(|e| (None, e)).collect(),
+                Err(e) => {
+                    self.cannot_read(&e);
+                    Vec::new()
+                }
+            },
+            (More::Page(_), None) => Vec::new(),
+        }
+    }
+
+    fn cannot_read(&self, e: &Error) {
+        tracing::warn!(%e, "the previous snapshot cannot be read here; files are read again");
+    }
+
+    /// A record of the file cache.
+    fn record(&self, row: i64) -> Option<Record> {
+        let record = match self.cache.directory_record(row) {
             Ok(r) => r?,
             Err(e) => {
                 tracing::debug!(%e, "file cache");
@@ -209,32 +310,81 @@ impl Previous {
         then.error.is_none() && stamp.is_some_and(|s| is_trusted_stamp(s, now))
     }
 
-    /// Keeps a directory's record for the next backup.
+    /// Keeps the record of a directory that is no huge one for the next backup; `above` is its parent.
     pub(super) fn stage(
         &self,
-        path: &[u8],
-        parent: &[u8],
+        trail: &Trail,
+        above: Option<&Trail>,
         node: BlobId,
         entries: &[Entry],
         stamps: &[Stamp],
     ) {
-        let now = now_ns();
-        let mut clear = Vec::with_capacity(entries.len() * 96);
-        clear.extend_from_slice(&node.0);
-        clear.put_uv(entries.len() as u64);
-        for (entry, stamp) in entries.iter().zip(stamps) {
-            let racy = stamp.ctime_ns > now - RACY_NS;
-            clear.put_iv(if racy { UNTRUSTED } else { stamp.ctime_ns });
-            clear.put_uv(stamp.inode);
-            clear.put_uv(stamp.device);
-            entry.encode(&mut clear);
+        let parent = above.map_or_else(Vec::new, |above| above.path(b"/"));
+        let row = self.hash(&trail.path(b"/"));
+        self.stage_record(row, self.hash(&parent), &encode(node, entries, stamps));
+    }
+
+    /// Keeps a part of a huge directory, unless it is as it was.
+    pub(super) fn stage_part(
+        &self,
+        trail: &Trail,
+        known: &Known,
+        entries: &[Entry],
+        stamps: &[Stamp],
+    ) -> Part {
+        let directory = trail.path(b"/");
+        let first = entries.first().map_or(&b""[..], |e| &e.name);
+        // No path has a NUL in it.
+        let row = self.hash(&[&directory, &b"\0"[..], first].concat());
+        let clear = encode(BlobId([0; 32]), entries, stamps);
+        let part = Part { row, digest: first_bytes(&blake3::hash(&clear)) };
+        let is_lost = || self.staged.lock().unwrap_or_else(PoisonError::into_inner).lost.contains(&row);
+        if self.begins_anew() || !known.parts.contains(&part) || is_lost() {
+            self.stage_record(row, self.hash(&directory), &clear);
         }
-        let sealed = self.keys.seal_local(PURPOSE, &clear);
-        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        part
+    }
+
+    /// Keeps the record of a huge directory, all parts of which are kept. Parts that it no longer has are forgotten.
+    pub(super) fn stage_huge(
+        &self,
+        trail: &Trail,
+        above: Option<&Trail>,
+        node: BlobId,
+        parts: &[Part],
+        known: &Known,
+    ) {
+        if self.begins_anew() || known.node != Some(node) || known.parts != parts {
+            let mut clear = vec![PARTS];
+            clear.extend_from_slice(&node.0);
+            clear.put_uv(parts.len() as u64);
+            for part in parts {
+                clear.extend_from_slice(&part.row.to_le_bytes());
+                clear.extend_from_slice(&part.digest);
+            }
+            let parent = above.map_or_else(Vec::new, |above| above.path(b"/"));
+            self.stage_record(self.hash(&trail.path(b"/")), self.hash(&parent), &clear);
+        }
+        self.forget_parts(known, parts);
+    }
+
+    /// Forgets parts of a directory that it no longer has.
+    pub(super) fn forget_parts(&self, known: &Known, parts: &[Part]) {
+        if known.parts.is_empty() {
+            return;
+        }
+        let now: HashSet<i64> = parts.iter().map(|p| p.row).collect();
+        let gone = known.parts.iter().map(|p| p.row).filter(|row| !now.contains(row));
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner).removed.extend(gone);
+    }
+
+    fn stage_record(&self, row: i64, parent: i64, clear: &[u8]) {
+        let sealed = self.keys.seal_local(PURPOSE, clear);
         let mut head = Vec::with_capacity(20);
-        head.extend_from_slice(&self.hash(path).to_le_bytes());
-        head.extend_from_slice(&self.hash(parent).to_le_bytes());
+        head.extend_from_slice(&row.to_le_bytes());
+        head.extend_from_slice(&parent.to_le_bytes());
         head.put_u32(sealed.len() as u32);
+        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &mut staged.file else { return };
         match file.write_all(&head).and_then(|()| file.write_all(&sealed)) {
             Ok(()) => staged.rows += 1,
@@ -287,19 +437,51 @@ fn read_row(file: &mut impl Read) -> std::io::Result<DirectoryRow> {
     Ok((i64::from_le_bytes(directory), i64::from_le_bytes(parent), record))
 }
 
-fn decode(bytes: &[u8]) -> WireResult<PreviousDirectory> {
-    let mut r = Reader::new(bytes);
-    let node = BlobId(r.array()?);
-    let n = r.count(u64::MAX, 12, "entries")?;
-    let mut entries = Vec::with_capacity(n);
-    for _ in 0..n {
-        let stamp = Stamp { ctime_ns: r.iv()?, inode: r.uv()?, device: r.uv()? };
-        entries.push((Some(stamp), Entry::decode_next(&mut r)?));
-    }
-    r.end()?;
-    Ok(PreviousDirectory { node, entries })
+/// What a record says.
+enum Record {
+    /// The entries of a directory, or of a part of one.
+    Entries(BlobId, Vec<Then>),
+    /// The parts of a huge directory.
+    Parts(BlobId, Vec<Part>),
 }
 
-fn first<const N: usize>(hash: &blake3::Hash) -> [u8; N] {
+fn encode(node: BlobId, entries: &[Entry], stamps: &[Stamp]) -> Vec<u8> {
+    let now = now_ns();
+    let mut clear = Vec::with_capacity(64 + entries.len() * 96);
+    clear.push(ENTRIES);
+    clear.extend_from_slice(&node.0);
+    clear.put_uv(entries.len() as u64);
+    for (entry, stamp) in entries.iter().zip(stamps) {
+        let racy = stamp.ctime_ns > now - RACY_NS;
+        clear.put_iv(if racy { UNTRUSTED } else { stamp.ctime_ns });
+        clear.put_uv(stamp.inode);
+        clear.put_uv(stamp.device);
+        entry.encode(&mut clear);
+    }
+    clear
+}
+
+fn decode(bytes: &[u8]) -> WireResult<Record> {
+    let mut r = Reader::new(bytes);
+    let kind = r.u8()?;
+    let node = BlobId(r.array()?);
+    let record = if kind == PARTS {
+        let n = r.count(u64::MAX, 24, "parts")?;
+        let part = |_| Ok(Part { row: i64::from_le_bytes(r.array()?), digest: r.array()? });
+        Record::Parts(node, (0..n).map(part).collect::<WireResult<_>>()?)
+    } else {
+        let n = r.count(u64::MAX, 12, "entries")?;
+        let mut entries = Vec::with_capacity(n);
+        for _ in 0..n {
+            let stamp = Stamp { ctime_ns: r.iv()?, inode: r.uv()?, device: r.uv()? };
+            entries.push((Some(stamp), Entry::decode_next(&mut r)?));
+        }
+        Record::Entries(node, entries)
+    };
+    r.end()?;
+    Ok(record)
+}
+
+fn first_bytes<const N: usize>(hash: &blake3::Hash) -> [u8; N] {
     hash.as_bytes().first_chunk().copied().unwrap_or([0; N])
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::assemble::{Assembly, Directory, FileInWork};
+use super::assemble::{Assembly, FileInWork, Page};
 use super::order::{Batch, Order};
 use crate::crypto::Class;
 use crate::error::Result;
@@ -24,6 +24,9 @@ const SMALL: u64 = 1 << 20;
 /// A buffer of a large file is handed on when it holds so much.
 const FULL: usize = 1 << 20;
 
+/// How much is read behind where a file should have ended.
+const BEYOND: u64 = 64 << 10;
+
 /// A hole up to this size is read as zeros where it is no more than one part in so many of the data before it.
 const SMALL_HOLE: u64 = 64 << 10;
 const SMALL_PART: u64 = 16;
@@ -39,7 +42,7 @@ pub(super) struct Unit {
 
 /// One file to read.
 pub(super) struct FileTask {
-    pub(super) directory: Arc<Directory>,
+    pub(super) page: Arc<Page>,
     pub(super) handle: Arc<dyn SourceDirectory>,
     pub(super) slot: usize,
     pub(super) now: SourceEntry,
@@ -173,9 +176,9 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// Reads one file. Its own failures become part of its entry; those of the run are returned.
     fn file(&mut self, task: FileTask) -> Result<()> {
-        let FileTask { directory, handle, slot, now } = task;
-        let path = directory.path_of(&now.name);
-        let work = FileInWork::new(directory, slot);
+        let FileTask { page, handle, slot, now } = task;
+        let path = page.directory.path_of(&now.name);
+        let work = FileInWork::new(page, slot);
         let mut entry = self.assembly.entry(&now, Detail::Regular(Contents::default()));
         let read = match handle.open_file(&now.name) {
             Ok(mut file) => self.contents(&work, &mut *file, &now).map(|r| r.map(|n| (n, file))),
@@ -183,9 +186,13 @@ impl Reader<'_> {
         };
         match read? {
             Ok((bytes, file)) => {
-                let changed = match file.now() {
-                    Ok((meta, stamp)) if bytes == now.meta.size && meta == now.meta && stamp == now.stamp => {
-                        None
+                let expected = now.meta.size;
+                let reason = match file.now() {
+                    Ok((meta, stamp)) if bytes == expected && meta == now.meta && stamp == now.stamp => None,
+                    _ if file.is_made_up() => None,
+                    // More than was expected is all that there is; less may have been lost.
+                    Ok((meta, stamp)) if meta == now.meta && stamp == now.stamp => {
+                        (bytes < expected).then(|| format!("it ended after {bytes} of {expected} bytes"))
                     }
                     Ok((meta, _)) => {
                         entry.meta = meta;
@@ -194,7 +201,7 @@ impl Reader<'_> {
                     Err(e) => Some(e.to_string()),
                 };
                 entry.meta.size = bytes;
-                if let Some(reason) = changed {
+                if let Some(reason) = reason {
                     self.assembly.report(&path, &reason);
                     entry.error = Some(reason);
                 }
@@ -225,7 +232,7 @@ impl Reader<'_> {
         now: &SourceEntry,
     ) -> Result<Result<u64, ImportError>> {
         if !now.sparse {
-            return self.stretch(work, file, 0, now.meta.size);
+            return self.stretch(work, file, 0, now.meta.size, true);
         }
         let mut at = 0;
         loop {
@@ -236,7 +243,8 @@ impl Reader<'_> {
                     if at < now.meta.size {
                         hole(at, now.meta.size);
                     }
-                    return Ok(Ok(now.meta.size.max(at)));
+                    let end = now.meta.size.max(at);
+                    return self.stretch(work, file, end, end, true);
                 }
                 Err(e) => return Ok(Err(e)),
             };
@@ -244,7 +252,7 @@ impl Reader<'_> {
                 hole(at, start);
             }
             let end = end.max(start);
-            match self.stretch(work, file, start, end)? {
+            match self.stretch(work, file, start, end, false)? {
                 Ok(read_to) if read_to == end && end > start => at = end,
                 // It ended where data was announced: it changed.
                 other => return Ok(other),
@@ -252,23 +260,36 @@ impl Reader<'_> {
         }
     }
 
-    /// Reads bytes `start..end` of a file, from its current position, and cuts them; returns where it got to.
+    /// Reads bytes `start..end` of a file, from its current position, and cuts them; returns where it got to. With `on`
+    /// it reads to where the file ends, wherever that is.
     fn stretch(
         &mut self,
         work: &Arc<FileInWork>,
         file: &mut dyn SourceFile,
         start: u64,
         end: u64,
+        on: bool,
     ) -> Result<Result<u64, ImportError>> {
         let chunker = &self.assembly.chunker;
         let most = chunker.sizes().max as usize;
-        let mut left = end - start;
         let mut at = start;
+        // Where the next read begins, and whether there is nothing more to read.
+        let mut next = start;
+        let mut ended = start == end && !on;
         // Where the bytes that are not cut yet begin.
         let mut open = self.job.buffer.len();
         loop {
-            // Enough for the longest chunk, and for what follows it to be read in large steps.
-            let want = left.min((2 * most).saturating_sub(self.job.buffer.len() - open) as u64) as usize;
+            // Enough for the longest chunk, and for what follows it to be read in large steps. One byte more than there
+            // should be shows whether that is the end; of what should have none, enough for what is read at once or never
+            // (`/proc`).
+            let left = end.saturating_sub(next);
+            let expected = match (on, left) {
+                (false, _) => left,
+                (true, 0) => BEYOND,
+                (true, _) => left + 1,
+            };
+            let room = (2 * most).saturating_sub(self.job.buffer.len() - open) as u64;
+            let want = if ended { 0 } else { expected.min(room) as usize };
             if want > 0 {
                 let old = self.job.buffer.len();
                 self.job.buffer.reserve_exact(want);
@@ -281,11 +302,12 @@ impl Reader<'_> {
                     }
                 };
                 self.job.buffer.truncate(old + n);
-                left = if n < want { 0 } else { left - n as u64 };
+                next += n as u64;
+                ended = n < want || !on && next == end;
                 self.assembly.read_bytes.fetch_add(n as u64, Ordering::Relaxed);
                 self.assembly.monitor.event(Event::Progress { bytes: n as u64 });
             }
-            while self.job.buffer.len() > open && (left == 0 || self.job.buffer.len() - open >= most) {
+            while self.job.buffer.len() > open && (ended || self.job.buffer.len() - open >= most) {
                 let n = chunker.cut(&self.job.buffer[open..]);
                 work.expect();
                 self.job.pieces.push(Piece { file: work.clone(), offset: at, range: open..open + n });
@@ -298,7 +320,7 @@ impl Reader<'_> {
                 self.job.buffer.extend_from_slice(&rest);
                 open = 0;
             }
-            if left == 0 && open == self.job.buffer.len() {
+            if ended && open == self.job.buffer.len() {
                 return Ok(Ok(at));
             }
         }

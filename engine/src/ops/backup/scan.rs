@@ -1,12 +1,12 @@
 //! Scanning: walks the source in order, decides what has changed, hands changed files to the readers in units.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::ahead::{Ahead, Job, Opened};
-use super::assemble::{Assembly, Begin, Directory, Slot, join, missing};
+use super::ahead::{Ahead, Entries, Job, Opened};
+use super::assemble::{Assembly, Begin, Directory, Page, Slot, missing};
 use super::compare::Found;
 use super::exclude::Excludes;
 use super::read::{FileTask, Unit};
@@ -15,7 +15,8 @@ use crate::id::BlobId;
 use crate::importer::{ImportError, SourceDirectory, SourceEntry, Stamp};
 use crate::meta::{Kind, Metadata};
 use crate::monitor::Event;
-use crate::tree::{Contents, Detail, Entry};
+use crate::trail::Trail;
+use crate::tree::{Detail, Entry};
 
 /// A unit is handed out when its files reach this size, or this number.
 const UNIT_BYTES: u64 = 256 << 10;
@@ -23,8 +24,7 @@ const UNIT_FILES: usize = 256;
 
 /// A directory to walk.
 struct Todo {
-    parent: Option<(Arc<Directory>, usize)>,
-    path: Vec<u8>,
+    parent: Option<(Arc<Page>, usize)>,
     /// Its entry, without node; its stamp stands in the parent's slot.
     own: Entry,
     previous: Option<BlobId>,
@@ -75,28 +75,59 @@ pub(super) fn scan(assembly: &Arc<Assembly>, excludes: &Excludes, units: Sender<
     })
 }
 
+/// A directory that is being walked.
+struct Level {
+    directory: Arc<Directory>,
+    /// What is still to come of it; `None` if that was all.
+    opened: Option<Opened>,
+    /// Pages that were begun.
+    pages: usize,
+    /// The directories of the last of them that are still to be walked.
+    todo: VecDeque<Todo>,
+}
+
 struct Walk<'a> {
     assembly: &'a Arc<Assembly>,
     units: Sender<Unit>,
     unit: Unit,
     ahead: &'a Ahead<'a>,
-    stack: Vec<Todo>,
+    stack: Vec<Level>,
 }
 
 impl Walk<'_> {
     fn run(&mut self) -> Result<()> {
         let source = &self.assembly.source;
         let way = Way::to(source.roots());
+        self.find_one(source.roots())?;
         let mut own = self.own_entry(&source.entry(b"/").unwrap_or_else(|_e| plain_directory(b"")));
         own.name = b".".to_vec();
         let what = if way.root { What::Root } else { What::Way(way) };
         let previous = self.assembly.previous.root();
-        self.stack.push(Todo { parent: None, path: b"/".to_vec(), own, previous, what });
-        while let Some(todo) = self.stack.pop() {
+        self.enter(Todo { parent: None, own, previous, what })?;
+        while let Some(level) = self.stack.last_mut() {
             self.assembly.run.check()?;
-            self.directory(todo)?;
+            if let Some(todo) = level.todo.pop_front() {
+                self.enter(todo)?;
+            } else if !self.next_page()?
+                && let Some(level) = self.stack.pop()
+            {
+                level.directory.end(self.assembly)?;
+            }
         }
         self.hand_out()
+    }
+
+    /// Fails if there is none of the roots: with one of them at least there is something to back up.
+    fn find_one(&self, roots: &[Vec<u8>]) -> Result<()> {
+        let mut failure = None;
+        for root in roots {
+            match self.assembly.source.entry(root) {
+                Ok(_) => return Ok(()),
+                Err(e) => failure = failure.or(Some((root, e))),
+            }
+        }
+        let Some((root, source)) = failure else { return Ok(()) };
+        Err(Error::Import { what: String::from_utf8_lossy(root).into_owned(), source })
     }
 
     fn own_entry(&self, now: &SourceEntry) -> Entry {
@@ -104,20 +135,22 @@ impl Walk<'_> {
         self.assembly.entry(now, Detail::Directory { node, below: Default::default() })
     }
 
-    /// Begins one directory: everything in it that needs no reading is settled here.
-    fn directory(&mut self, todo: Todo) -> Result<()> {
-        let Todo { parent, path, mut own, previous, what } = todo;
+    /// Begins one directory.
+    fn enter(&mut self, todo: Todo) -> Result<()> {
+        let Todo { parent, mut own, previous, what } = todo;
         let assembly = self.assembly.clone();
+        let trail = match (&parent, &what) {
+            (_, What::Below(job)) => job.trail().clone(),
+            (Some((page, _)), _) => page.directory.trail.join(&own.name),
+            (None, _) => Trail::default(),
+        };
+        let path = trail.path(b"/");
         let opened = match what {
-            What::Way(way) => return self.way(Begun { parent, path, own, previous }, way),
-            What::MountPoint => {
-                let begin =
-                    Begin { parent, path, own, slots: vec![], changed: true, node: None, cached: false };
-                return Directory::begin(begin).done(&assembly);
-            }
+            What::Way(way) => return self.way(Begin { parent, trail, own }, &path, previous, way),
+            What::MountPoint => return self.empty(Begin { parent, trail, own }),
             What::Root => assembly.source.directory(&path).and_then(|handle| {
                 own.xattrs = self.xattrs(&path, handle.own_xattrs(), &mut own.error);
-                self.ahead.list(handle, &path, previous)
+                self.ahead.list(handle, &trail, previous)
             }),
             What::Below(job) => self.ahead.take(&job),
         };
@@ -126,81 +159,121 @@ impl Walk<'_> {
             Err(e) => {
                 assembly.report(&path, &e.to_string());
                 own.error = Some(e.to_string());
-                let begin =
-                    Begin { parent, path, own, slots: vec![], changed: true, node: None, cached: false };
-                return Directory::begin(begin).done(&assembly);
+                return self.empty(Begin { parent, trail, own });
             }
         };
         assembly.monitor.event(Event::Entry { path: &path, bytes: 0 });
-        self.settle(Begun { parent, path, own, previous: None }, opened)
+        let known = opened.known().unwrap_or_default();
+        let directory = Directory::begin(Begin { parent, trail, own }, known);
+        self.stack.push(Level { directory, opened: Some(opened), pages: 0, todo: VecDeque::new() });
+        Ok(())
+    }
+
+    /// A directory that stays empty.
+    fn empty(&self, begin: Begin) -> Result<()> {
+        let directory = Directory::partial(begin);
+        Page::begin(&directory, 0, true, Vec::new()).done(self.assembly)?;
+        directory.end(self.assembly)
     }
 
     /// A directory that shows only the way to roots.
-    fn way(&mut self, begun: Begun, way: Way) -> Result<()> {
-        let Begun { parent, path, mut own, previous } = begun;
+    fn way(&mut self, begin: Begin, path: &[u8], previous: Option<BlobId>, way: Way) -> Result<()> {
         let assembly = self.assembly.clone();
         let source = &assembly.source;
-        if let Ok(d) = source.directory(&path) {
-            own.xattrs = d.own_xattrs().unwrap_or_default();
+        let mut begin = begin;
+        if let Ok(d) = source.directory(path) {
+            begin.own.xattrs = d.own_xattrs().unwrap_or_default();
         }
-        let before = assembly.previous.directory(&path, previous);
-        let node_of = |name: &[u8]| {
-            let entries = &before.as_ref()?.entries;
-            let i = entries.binary_search_by(|(_, e)| e.name.as_slice().cmp(name)).ok()?;
-            entries[i].1.directory().map(|(node, _)| node)
+        let mut before = assembly.previous.directory(path, previous);
+        // Asked for in the order of names.
+        let mut node_of = |name: &[u8]| {
+            let before = before.as_mut()?;
+            while before.next_if(&assembly.previous, |e| e.name.as_slice() < name).is_some() {}
+            let (_, was) = before.next_if(&assembly.previous, |e| e.name == name)?;
+            was.directory().map(|(node, _)| node)
         };
-        let mut nows = Vec::new();
+        let directory = Directory::partial(begin);
+        let (mut nows, mut slots) = (Vec::new(), Vec::new());
         for (name, below) in way.below {
-            let at = join(&path, &name);
+            let at = directory.path_of(&name);
             let mut now = match source.entry(&at) {
                 Ok(now) => now,
                 Err(e) if below.root => {
-                    return Err(Error::Import { what: String::from_utf8_lossy(&at).into_owned(), source: e });
+                    assembly.report(&at, &e.to_string());
+                    slots.push(Slot { entry: Some(missing(&name, &e)), ..Slot::default() });
+                    continue;
                 }
                 Err(_) => plain_directory(&name),
             };
             now.name = name;
-            nows.push((now, below));
+            let slot = Slot { stamp: now.stamp, ..Slot::default() };
+            nows.push((slots.len(), now, below));
+            slots.push(slot);
         }
-        let slots = nows.iter().map(|(now, _)| Slot { stamp: now.stamp, ..Slot::default() }).collect();
-        let begin =
-            Begin { parent, path: path.clone(), own, slots, changed: true, node: None, cached: false };
-        let directory = Directory::begin(begin);
-        for (slot, (now, below)) in nows.into_iter().enumerate().rev() {
-            let at = join(&path, &now.name);
+        let page = Page::begin(&directory, 0, true, slots);
+        let mut todo = VecDeque::new();
+        for (slot, now, below) in nows {
             if now.meta.kind == Kind::Directory {
                 let what = if below.root { What::Root } else { What::Way(below) };
                 let (own, previous) = (self.own_entry(&now), node_of(&now.name));
-                self.stack.push(Todo {
-                    parent: Some((directory.clone(), slot)),
-                    path: at,
-                    own,
-                    previous,
-                    what,
-                });
+                todo.push_back(Todo { parent: Some((page.clone(), slot)), own, previous, what });
                 continue;
             }
-            let handle = source.directory(&path).map_err(|e| Error::Import {
-                what: String::from_utf8_lossy(&path).into_owned(),
-                source: e,
-            })?;
-            self.changed(&directory, &handle, slot, now)?;
+            let handle = source
+                .directory(path)
+                .map_err(|e| Error::Import { what: String::from_utf8_lossy(path).into_owned(), source: e })?;
+            self.changed(&page, &handle, slot, now)?;
         }
-        directory.done(&assembly)
+        page.done(&assembly)?;
+        self.stack.push(Level { directory, opened: None, pages: 1, todo });
+        Ok(())
     }
 
-    /// Takes over what is as it was, and sees to the rest.
-    fn settle(&mut self, begun: Begun, mut opened: Opened) -> Result<()> {
-        let Begun { parent, path, own, .. } = begun;
+    /// Settles some more of the directory entered last: all that needs no reading. `false` if there is no more.
+    fn next_page(&mut self) -> Result<bool> {
         let assembly = self.assembly.clone();
-        let mut changed = opened.node.is_none();
-        let mut slots = Vec::with_capacity(opened.entries.len());
+        let Some(level) = self.stack.last_mut() else { return Ok(false) };
+        let Some(mut opened) = level.opened.take() else { return Ok(false) };
+        let (directory, number) = (level.directory.clone(), level.pages);
+        let key = assembly.run.repository().keys().chunker();
+        let page = match opened.next_page(self.ahead, key) {
+            Ok(page) => page,
+            Err(e) => {
+                assembly.report(&directory.trail.path(b"/"), &e.to_string());
+                directory.is_broken(e.to_string());
+                (number == 0).then_some(Entries { found: Vec::new(), all: true })
+            }
+        };
+        if opened.is_less() {
+            directory.is_changed();
+        }
+        let Some(Entries { found, all }) = page else { return Ok(false) };
+        let todo = self.settle(&directory, &mut opened, number, found, all)?;
+        if let Some(level) = self.stack.last_mut() {
+            level.pages += 1;
+            level.todo = todo;
+            level.opened = (!all).then_some(opened);
+        }
+        Ok(true)
+    }
+
+    /// Takes over what is as it was, and sees to the rest; gives the directories that are to be walked.
+    fn settle(
+        &mut self,
+        directory: &Arc<Directory>,
+        opened: &mut Opened,
+        number: usize,
+        found: Vec<Found>,
+        all: bool,
+    ) -> Result<VecDeque<Todo>> {
+        let assembly = self.assembly.clone();
+        let mut slots = Vec::with_capacity(found.len());
         let mut files: Vec<(usize, SourceEntry)> = Vec::new();
         let mut directories = Vec::new();
         // The path of each entry in turn.
-        let mut at = join(&path, b"");
+        let mut at = directory.path_of(b"");
         let above = at.len();
-        for found in std::mem::take(&mut opened.entries) {
+        for found in found {
             at.truncate(above);
             at.extend_from_slice(found.name());
             match found {
@@ -216,84 +289,73 @@ impl Walk<'_> {
                     slots.push(Slot { entry: None, expected: was.map(Box::new), stamp });
                 }
                 Found::Changed(now) => {
-                    changed = true;
+                    directory.is_changed();
                     let stamp = now.stamp;
                     files.push((slots.len(), now));
                     slots.push(Slot { stamp, ..Slot::default() });
                 }
                 Found::Failed(name, e) => {
-                    changed = true;
+                    directory.is_changed();
                     assembly.report(&at, &e.to_string());
                     slots.push(Slot { entry: Some(missing(&name, &e)), ..Slot::default() });
                 }
                 Found::Unstorable(_) => {
                     assembly.report(&at, "its name is too long for the store's format");
                 }
-                Found::Gone(entry) => {
-                    changed = true;
-                    if entry.directory().is_some() {
-                        assembly.previous.forget(&at);
-                    }
-                }
+                Found::Gone(_) => assembly.previous.forget(&at),
             }
         }
-        let node = opened.node;
-        let begin = Begin { parent, path, own, slots, changed, node, cached: true };
-        let directory = Directory::begin(begin);
-        let first = self.stack.len();
+        let page = Page::begin(directory, number, all, slots);
         for (slot, now) in files {
-            self.changed(&directory, &opened.handle, slot, now)?;
+            self.changed(&page, &opened.handle, slot, now)?;
         }
+        let mut todo = VecDeque::with_capacity(directories.len());
         for (slot, now, previous, xattrs) in directories {
-            let at = directory.path_of(&now.name);
             let mut own = self.own_entry(&now);
             own.xattrs = match xattrs {
                 Some(xattrs) => xattrs,
-                None => self.xattrs(&at, opened.handle.xattrs(&now.name), &mut own.error),
+                None => {
+                    let at = directory.path_of(&now.name);
+                    self.xattrs(&at, opened.handle.xattrs(&now.name), &mut own.error)
+                }
             };
             let what = match opened.below(&now.name) {
                 Some(job) => What::Below(job),
                 None if now.mount_point => What::MountPoint,
                 None => return Err(Error::Bug("a directory was not listed")),
             };
-            self.stack.push(Todo { parent: Some((directory.clone(), slot)), path: at, own, previous, what });
+            todo.push_back(Todo { parent: Some((page.clone(), slot)), own, previous, what });
         }
-        // The first by name is walked first.
-        self.stack[first..].reverse();
-        directory.done(&assembly)
+        page.done(&assembly)?;
+        Ok(todo)
     }
 
     /// Something new or changed that is no directory.
     fn changed(
         &mut self,
-        directory: &Arc<Directory>,
+        page: &Arc<Page>,
         handle: &Arc<dyn SourceDirectory>,
         slot: usize,
         now: SourceEntry,
     ) -> Result<()> {
-        if now.meta.kind == Kind::Regular && now.meta.size > 0 {
+        // Also where the size says that there is nothing in it: some sources cannot know.
+        if now.meta.kind == Kind::Regular {
             self.unit.bytes += now.meta.size;
-            self.unit.files.push(FileTask {
-                directory: directory.clone(),
-                handle: handle.clone(),
-                slot,
-                now,
-            });
+            self.unit.files.push(FileTask { page: page.clone(), handle: handle.clone(), slot, now });
             if self.unit.bytes >= UNIT_BYTES || self.unit.files.len() >= UNIT_FILES {
                 self.hand_out()?;
             }
             return Ok(());
         }
-        let path = directory.path_of(&now.name);
-        let detail = match (now.meta.kind, &now.target) {
-            (Kind::Regular, _) => Detail::Regular(Contents::default()),
-            (_, Some(target)) => Detail::Symlink(target.clone()),
-            _ => Detail::Special,
+        let path = page.directory.path_of(&now.name);
+        let detail = match &now.target {
+            Some(target) => Detail::Symlink(target.clone()),
+            None => Detail::Special,
         };
         let mut entry = self.assembly.entry(&now, detail);
         entry.xattrs = self.xattrs(&path, handle.xattrs(&now.name), &mut entry.error);
         self.assembly.monitor.event(Event::Entry { path: &path, bytes: 0 });
-        directory.fill(self.assembly, slot, entry)
+        page.fill(self.assembly, slot, entry)
     }
 
     fn xattrs(
@@ -314,13 +376,6 @@ impl Walk<'_> {
         // Readers leave only when the run has failed.
         self.units.send(unit).map_err(|_closed| Error::Cancelled)
     }
-}
-
-struct Begun {
-    parent: Option<(Arc<Directory>, usize)>,
-    path: Vec<u8>,
-    own: Entry,
-    previous: Option<BlobId>,
 }
 
 fn plain_directory(name: &[u8]) -> SourceEntry {

@@ -149,7 +149,7 @@ async fn an_unchanged_tree_is_not_read_again_with_or_without_the_cache() {
     let bench = Bench::new().await;
     let tree = tree();
     let (first, opened) = bench.backup(&tree).await;
-    assert_eq!(opened, 3007, "every file that is not empty");
+    assert_eq!(opened, 3008, "every file, and the empty one too: its size may not be known");
     for forget in [false, true, false] {
         if forget {
             bench.forget_cache();
@@ -507,7 +507,11 @@ async fn large_blobs_are_sliced_unless_they_compress_well() {
         repository.index().await.unwrap();
         let vfs = crate::vfs::Vfs::new(repository.clone(), repository.clone());
         let entry = vfs.resolve(&report.snapshot, b"/srv/data/file").await.unwrap();
-        let extents = vfs.pieces(&contents_of(&entry), 0..entry.meta.size).await.unwrap();
+        let mut extents = Vec::new();
+        let mut pieces = vfs.pieces(&contents_of(&entry), 0..entry.meta.size);
+        while let Some(piece) = pieces.next().await.unwrap() {
+            extents.push(piece);
+        }
         let slice = u64::from(repository.config().slice_bytes);
         let large = extents.iter().filter(|p| p.extent.len > slice);
         let frames = large.map(|p| repository.locate(&p.extent.id.unwrap()).unwrap().frames.len());
