@@ -1,7 +1,7 @@
 //! A snapshot as a read-only tree: blobs by id, directories by node, files by extents. Knows no kernel and keeps
 //! nothing; what is in front of it as [`FrameSource`] decides what is cached.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -45,6 +45,9 @@ impl Piece {
         range.start.max(self.start) - self.start..range.end.min(self.start + self.extent.len) - self.start
     }
 }
+
+/// Pieces of a file that are looked at to read ahead.
+const MOST_AHEAD: usize = 1024;
 
 /// Reads snapshots through a frame source.
 #[derive(Clone, Debug)]
@@ -140,19 +143,6 @@ impl Vfs {
         Directory::decode(&blob).map_err(|e| damaged_tree("directory", node, e))
     }
 
-    /// All entries of a directory, by name.
-    pub async fn entries(&self, node: BlobId) -> Result<Vec<Entry>> {
-        let pages = match self.directory(node).await? {
-            Directory::Node(entries) => return Ok(entries),
-            Directory::Pages(pages) => pages,
-        };
-        let mut all = Vec::new();
-        for page in pages {
-            all.extend(self.page(page.node).await?);
-        }
-        Ok(all)
-    }
-
     /// The entries of one page of a huge directory.
     pub async fn page(&self, node: BlobId) -> Result<Vec<Entry>> {
         match self.directory(node).await? {
@@ -194,36 +184,27 @@ impl Vfs {
     }
 
     /// The pieces of a file that cover a range, in order, read from no more lists than needed.
-    pub async fn pieces(&self, contents: &Contents, range: Range<u64>) -> Result<Vec<Piece>> {
-        let mut out = Vec::new();
-        let mut todo: VecDeque<(u8, Piece)> =
-            place_items(0, &contents.items, contents.level, &range).collect();
-        while let Some((level, piece)) = todo.pop_front() {
-            let (Some(id), 1..) = (piece.extent.id, level) else {
-                out.push(piece);
-                continue;
-            };
-            let blob = self.blob(Class::Meta, id, Purpose::OnDemand).await?;
-            let items = tree::decode_list(&blob, level - 1, piece.extent.len)
-                .map_err(|e| damaged_tree("extent list", id, e))?;
-            let below: Vec<_> = place_items(piece.start, &items, level - 1, &range).collect();
-            for item in below.into_iter().rev() {
-                todo.push_front(item);
-            }
-        }
-        Ok(out)
+    pub fn pieces(&self, contents: &Contents, range: Range<u64>) -> Pieces {
+        let top = place_items(0, &contents.items, &range);
+        Pieces { vfs: self.clone(), range, stack: vec![(contents.level, top.into_iter())], next: None }
     }
 
     /// The frames that hold a range of a file, each once, in the order in which the file needs them: what to fetch
     /// before it is read. Of a sliced blob only the slices in the range. Blobs that cannot be located are left out;
-    /// reading them says why.
+    /// reading them says why. There are no more than about a thousand: it is about reading a little ahead.
     ///
     /// # Errors
     /// An extent list of the file cannot be read.
     pub async fn frames_of(&self, contents: &Contents, range: Range<u64>) -> Result<Vec<FrameRef>> {
         let mut seen = HashSet::new();
         let mut out = Vec::new();
-        for piece in self.pieces(contents, range.clone()).await? {
+        let mut pieces = self.pieces(contents, range.clone());
+        let mut looked_at = 0;
+        while let Some(piece) = pieces.next().await? {
+            looked_at += 1;
+            if looked_at > MOST_AHEAD {
+                break;
+            }
             let Some(Ok(located)) = piece.extent.id.map(|id| self.repository.locate(&id)) else { continue };
             let part = piece.within(&range);
             if let Some((_, frames)) = located.cover(&(part.start as u32..part.end as u32)) {
@@ -252,7 +233,8 @@ impl Vfs {
             return Ok(Bytes::new());
         }
         let mut out = BytesMut::new();
-        for piece in self.pieces(contents, range.clone()).await? {
+        let mut pieces = self.pieces(contents, range.clone());
+        while let Some(piece) = pieces.next().await? {
             let part = piece.within(&range);
             match piece.extent.id {
                 None => out.resize(out.len() + (part.end - part.start) as usize, 0),
@@ -306,21 +288,86 @@ impl Located {
     }
 }
 
-fn place_items(
-    mut start: u64,
-    items: &[Extent],
-    level: u8,
-    range: &Range<u64>,
-) -> impl Iterator<Item = (u8, Piece)> {
+/// What comes next in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// An extent list, before what is in it. [`Pieces::skip`] passes over that.
+    List(BlobId),
+    /// The list that was begun last and not ended has ended.
+    End,
+    /// A blob or hole.
+    Piece(Piece),
+}
+
+/// The pieces of a file one after another. In memory is one list of each level.
+#[derive(Debug)]
+pub struct Pieces {
+    vfs: Vfs,
+    range: Range<u64>,
+    /// The rest of each list that was begun, with its level; the first one stands in the file's entry.
+    stack: Vec<(u8, std::vec::IntoIter<Piece>)>,
+    /// A list that was met and not read.
+    next: Option<(u8, Piece)>,
+}
+
+impl Pieces {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// An extent list cannot be read. What else is in the file follows.
+    pub async fn next(&mut self) -> Result<Option<Piece>> {
+        loop {
+            match self.step().await? {
+                Some(Item::Piece(piece)) => return Ok(Some(piece)),
+                Some(Item::List(_) | Item::End) => {}
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The next piece, or beginning or end of a list; `None` at the end.
+    ///
+    /// # Errors
+    /// As [`Pieces::next`]; the list that cannot be read was the one begun last, and is ended by this.
+    pub async fn step(&mut self) -> Result<Option<Item>> {
+        if let Some((level, list)) = self.next.take() {
+            let (Some(id), len) = (list.extent.id, list.extent.len) else { return Ok(Some(Item::End)) };
+            let blob = self.vfs.blob(Class::Meta, id, Purpose::OnDemand).await?;
+            let items =
+                tree::decode_list(&blob, level - 1, len).map_err(|e| damaged_tree("extent list", id, e))?;
+            let pieces = place_items(list.start, &items, &self.range);
+            self.stack.push((level - 1, pieces.into_iter()));
+        }
+        let Some((level, rest)) = self.stack.last_mut() else { return Ok(None) };
+        let Some(piece) = rest.next() else {
+            self.stack.pop();
+            return Ok((!self.stack.is_empty()).then_some(Item::End));
+        };
+        Ok(Some(match piece.extent.id {
+            Some(id) if *level > 0 => {
+                self.next = Some((*level, piece));
+                Item::List(id)
+            }
+            _ => Item::Piece(piece),
+        }))
+    }
+
+    /// Passes over the list that was begun last, if nothing of it was given yet; its end is not told.
+    pub fn skip(&mut self) {
+        self.next = None;
+    }
+}
+
+fn place_items(mut start: u64, items: &[Extent], range: &Range<u64>) -> Vec<Piece> {
     let mut out = Vec::new();
     for extent in items {
         let end = start.saturating_add(extent.len);
         if end > range.start && start < range.end {
-            out.push((level, Piece { start, extent: *extent }));
+            out.push(Piece { start, extent: *extent });
         }
         start = end;
     }
-    out.into_iter()
+    out
 }
 
 /// Finds a name among sorted entries.

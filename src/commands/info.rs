@@ -8,7 +8,7 @@ use plakar_engine::repository::catalog::Catalog;
 use plakar_engine::select::{Filter, Spec};
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::storage::Area;
-use plakar_engine::tree::{Detail, Entry};
+use plakar_engine::tree::{Contents, Detail, Entry};
 use plakar_engine::vfs::{Vfs, is_damage};
 use plakar_engine::walk::{Step, Walk};
 use serde_json::json;
@@ -207,10 +207,9 @@ async fn entry(
         if let Some(map) = value.as_object_mut() {
             map.insert("xattrs".into(), e.xattrs.iter().map(xattr).collect());
             if let Detail::Regular(c) = &e.detail {
-                let pieces = vfs.pieces(c, 0..e.meta.size).await?;
-                map.insert("pieces".into(), pieces.len().into());
-                let holes: u64 = pieces.iter().filter(|p| p.extent.id.is_none()).map(|p| p.extent.len).sum();
-                map.insert("hole_bytes".into(), holes.into());
+                let made = makeup(vfs, c, e.meta.size).await?;
+                map.insert("pieces".into(), (made.blobs + made.holes).into());
+                map.insert("hole_bytes".into(), made.hole_bytes.into());
             }
         }
         out.json(&value)?;
@@ -219,6 +218,29 @@ async fn entry(
     }
     out.flush()?;
     Ok(ExitCode::Ok)
+}
+
+/// What a file is made of.
+#[derive(Default)]
+struct Makeup {
+    blobs: u64,
+    holes: u64,
+    hole_bytes: u64,
+}
+
+async fn makeup(vfs: &Vfs, contents: &Contents, size: u64) -> anyhow::Result<Makeup> {
+    let mut made = Makeup::default();
+    let mut pieces = vfs.pieces(contents, 0..size);
+    while let Some(piece) = pieces.next().await? {
+        match piece.extent.id {
+            Some(_) => made.blobs += 1,
+            None => {
+                made.holes += 1;
+                made.hole_bytes += piece.extent.len;
+            }
+        }
+    }
+    Ok(made)
 }
 
 async fn show_entry(
@@ -244,17 +266,15 @@ async fn show_entry(
     match &e.detail {
         Detail::Regular(c) if c.missing => fact(out, "Contents", "could not be read")?,
         Detail::Regular(c) => {
-            let pieces = vfs.pieces(c, 0..m.size).await?;
-            let holes: u64 = pieces.iter().filter(|p| p.extent.id.is_none()).map(|p| p.extent.len).sum();
-            let blobs = pieces.iter().filter(|p| p.extent.id.is_some()).count() as u64;
+            let made = makeup(vfs, c, m.size).await?;
             let size = match m.size {
                 0..1024 => text::size(m.size),
                 n => format!("{} ({} bytes)", text::size(n), text::count(n)),
             };
             fact(out, "Size", size)?;
-            fact(out, "Stored as", text::counted(blobs, "chunk"))?;
-            if holes > 0 {
-                fact(out, "Holes", text::size(holes))?;
+            fact(out, "Stored as", text::counted(made.blobs, "chunk"))?;
+            if made.hole_bytes > 0 {
+                fact(out, "Holes", text::size(made.hole_bytes))?;
             }
         }
         Detail::Directory { below, .. } => {

@@ -4,7 +4,7 @@
 //! marked blobs are read in the order in which they are stored. Only if something is wrong are the trees walked again,
 //! to say which paths it concerns.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -22,7 +22,7 @@ use crate::repository::{Index, Marks, Repository, StoreFrames, report};
 use crate::snapshot::Snapshot;
 use crate::storage::{Area, ObjectName};
 use crate::tree::{Contents, Detail, Entry};
-use crate::vfs::{Piece, Vfs, is_damage};
+use crate::vfs::{Item, Vfs, is_damage};
 use crate::walk::{Step, Walk};
 
 /// How deep to look.
@@ -89,6 +89,7 @@ pub async fn check(
         report: CheckReport { snapshots: what.len() as u64, ..CheckReport::default() },
         bad: HashMap::new(),
         bad_nodes: HashMap::new(),
+        lists: HashMap::new(),
     };
     if scope == Scope::Store {
         check.objects(depth).await?;
@@ -146,19 +147,15 @@ struct Check {
     bad: HashMap<BlobId, String>,
     /// Nodes, lists and tables that cannot be read, and why.
     bad_nodes: HashMap<BlobId, String>,
+    /// Extent lists that were read, and how much of each is in no hole.
+    lists: HashMap<BlobId, u64>,
 }
 
-/// Whether an entry says rightly how much of a file is in no hole.
-fn data_bytes_agree(contents: &Contents, pieces: &[Piece]) -> Result<()> {
-    let found = pieces.iter().filter(|p| p.extent.id.is_some()).map(|p| p.extent.len).sum::<u64>();
-    if found == contents.data_bytes {
-        return Ok(());
-    }
-    Err(Error::DamagedBlob {
-        what: "a directory".into(),
-        place: "tree".into(),
-        source: format!("it says that {} bytes are no hole where {found} are", contents.data_bytes).into(),
-    })
+/// How much of a file is in no hole, where an entry says something else.
+fn data_bytes_differ(found: u64) -> Error {
+    let source =
+        format!("it says how much of the file is no hole, and is wrong: that is {found} bytes").into();
+    Error::DamagedBlob { what: "a directory".into(), place: "tree".into(), source }
 }
 
 fn named(snapshot: &Snapshot, path: &[u8]) -> Vec<u8> {
@@ -250,34 +247,93 @@ impl Check {
         self.monitor.event(Event::Entry { path, bytes: 0 });
     }
 
-    /// Marks a file's blobs as needed.
+    /// Marks a file's blobs as needed. Each extent list is read once, however many files have it.
     async fn need(&mut self, entry: &Entry) -> Result<()> {
         let Detail::Regular(contents) = &entry.detail else { return Ok(()) };
-        let pieces = match self.vfs.pieces(contents, 0..entry.meta.size).await {
-            Ok(p) => p,
-            Err(e) => {
-                // Named by its first item: enough to find the file again.
-                let list = contents.items.first().and_then(|i| i.id).unwrap_or(BlobId([0; 32]));
-                return self.tree_failure(list, e);
-            }
-        };
-        if let Err(e) = data_bytes_agree(contents, &pieces) {
-            self.tree_failure(contents.items.first().and_then(|i| i.id).unwrap_or(BlobId([0; 32])), e)?;
-        }
-        for (id, len) in pieces.iter().filter_map(|p| p.extent.id.map(|id| (id, p.extent.len))) {
-            match self.index.row(&id, &self.catalog.removals)? {
-                Some(row) => {
-                    if self.data.mark(row) {
-                        self.report.blobs += 1;
-                        self.report.bytes += len;
+        let mut pieces = self.vfs.pieces(contents, 0..entry.meta.size);
+        let mut sums = Sums::default();
+        loop {
+            match pieces.step().await {
+                Ok(None) => break,
+                Ok(Some(Item::List(id))) => match self.lists.get(&id) {
+                    Some(bytes) => {
+                        pieces.skip();
+                        sums.add(*bytes);
+                    }
+                    None if self.bad_nodes.contains_key(&id) => {
+                        pieces.skip();
+                        sums.unknown = true;
+                    }
+                    None => sums.open.push((id, 0)),
+                },
+                Ok(Some(Item::End)) => {
+                    if let Some((list, bytes)) = sums.end() {
+                        self.lists.insert(list, bytes);
                     }
                 }
-                None => {
-                    self.bad.insert(id, "no state of the store knows it".into());
+                Ok(Some(Item::Piece(piece))) => {
+                    self.cancel.check()?;
+                    if let Some(id) = piece.extent.id {
+                        sums.add(piece.extent.len);
+                        self.need_blob(id, piece.extent.len)?;
+                    }
                 }
+                Err(e) => {
+                    let list = sums.open.pop().map_or(BlobId([0; 32]), |(list, _)| list);
+                    sums.unknown = true;
+                    self.tree_failure(list, e)?;
+                }
+            }
+        }
+        if let Some(e) = sums.compare(contents) {
+            // Named by its first item: enough to look at paths again.
+            self.tree_failure(contents.items.first().and_then(|i| i.id).unwrap_or(BlobId([0; 32])), e)?;
+        }
+        Ok(())
+    }
+
+    fn need_blob(&mut self, id: BlobId, len: u64) -> Result<()> {
+        match self.index.row(&id, &self.catalog.removals)? {
+            Some(row) => {
+                if self.data.mark(row) {
+                    self.report.blobs += 1;
+                    self.report.bytes += len;
+                }
+            }
+            None => {
+                self.bad.insert(id, "no state of the store knows it".into());
             }
         }
         Ok(())
+    }
+
+    /// The first thing that is wrong with a file's contents. `clean` are extent lists in which nothing is, and how much
+    /// of each is in no hole.
+    async fn fault(&self, entry: &Entry, clean: &mut HashMap<BlobId, u64>) -> Option<String> {
+        let Detail::Regular(contents) = &entry.detail else { return None };
+        let mut pieces = self.vfs.pieces(contents, 0..entry.meta.size);
+        let mut sums = Sums::default();
+        loop {
+            match pieces.step().await {
+                Ok(None) => return sums.compare(contents).map(|e| report(&e)),
+                Ok(Some(Item::List(id))) => match clean.get(&id) {
+                    Some(bytes) => {
+                        pieces.skip();
+                        sums.add(*bytes);
+                    }
+                    None => sums.open.push((id, 0)),
+                },
+                Ok(Some(Item::End)) => clean.extend(sums.end()),
+                Ok(Some(Item::Piece(piece))) => {
+                    let Some(id) = piece.extent.id else { continue };
+                    if let Some(reason) = self.bad.get(&id) {
+                        return Some(reason.clone());
+                    }
+                    sums.add(piece.extent.len);
+                }
+                Err(e) => return Some(report(&e)),
+            }
+        }
     }
 
     /// Reads and verifies what is needed.
@@ -318,7 +374,7 @@ impl Check {
 
     /// Says which paths of a snapshot are concerned.
     async fn name_paths(&mut self, snapshot: &Snapshot, entry: Entry, path: Vec<u8>) -> Result<()> {
-        let mut clean: HashSet<BlobId> = HashSet::new();
+        let (mut clean, mut clean_lists) = (self.index.marks(), HashMap::new());
         let mut walk = Walk::new(self.vfs.clone(), entry, path);
         let mut open: Vec<(BlobId, usize)> = Vec::new();
         while let Some(step) = walk.next().await {
@@ -328,36 +384,57 @@ impl Check {
                 Step::Enter(entry) => {
                     let node = entry.directory().map(|(node, _)| node).unwrap_or(BlobId([0; 32]));
                     open.push((node, self.report.problems.len()));
-                    if clean.contains(&node) {
+                    let row = self.index.row(&node, &self.catalog.removals)?;
+                    if row.is_some_and(|row| clean.is_marked(row)) {
                         walk.skip();
                     }
                 }
                 Step::Leave(_) => {
                     if let Some((node, before)) = open.pop()
                         && before == self.report.problems.len()
+                        && let Some(row) = self.index.row(&node, &self.catalog.removals)?
                     {
-                        clean.insert(node);
+                        clean.mark(row);
                     }
                 }
                 Step::Unreadable(e) => self.problem(&path, &report(&e)),
                 Step::Entry(entry) => {
-                    let Detail::Regular(contents) = &entry.detail else { continue };
-                    match self.vfs.pieces(contents, 0..entry.meta.size).await {
-                        Err(e) => self.problem(&path, &report(&e)),
-                        Ok(pieces) => {
-                            if let Err(e) = data_bytes_agree(contents, &pieces) {
-                                self.problem(&path, &report(&e));
-                            }
-                            let ids = pieces.iter().filter_map(|p| p.extent.id);
-                            if let Some(reason) = ids.filter_map(|id| self.bad.get(&id)).next().cloned() {
-                                self.problem(&path, &reason);
-                            }
-                        }
+                    if let Some(reason) = self.fault(&entry, &mut clean_lists).await {
+                        self.problem(&path, &reason);
                     }
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Adds up how much of a file is in no hole, list by list.
+#[derive(Default)]
+struct Sums {
+    /// Lists that were begun and not ended.
+    open: Vec<(BlobId, u64)>,
+    all: u64,
+    /// Some list could not be read.
+    unknown: bool,
+}
+
+impl Sums {
+    fn add(&mut self, bytes: u64) {
+        let sum = self.open.last_mut().map_or(&mut self.all, |(_, sum)| sum);
+        *sum = sum.saturating_add(bytes);
+    }
+
+    /// Ends a list; what is in it, if all of that is known.
+    fn end(&mut self) -> Option<(BlobId, u64)> {
+        let (list, bytes) = self.open.pop()?;
+        self.add(bytes);
+        (!self.unknown).then_some((list, bytes))
+    }
+
+    fn compare(&self, contents: &Contents) -> Option<Error> {
+        let differs = !self.unknown && !contents.missing && self.all != contents.data_bytes;
+        differs.then(|| data_bytes_differ(self.all))
     }
 }
 

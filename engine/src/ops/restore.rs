@@ -6,11 +6,12 @@
 //! get their attributes.
 
 mod fill;
+mod links;
 mod windows;
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc;
 
@@ -22,10 +23,12 @@ use crate::repository::Repository;
 use crate::repository::blocking;
 use crate::repository::recent::RecentFrames;
 use crate::snapshot::Snapshot;
-use crate::tree::{Detail, Entry};
+use crate::trail::Trail;
+use crate::tree::{Contents, Detail, Entry};
 use crate::vfs::Vfs;
-use fill::{File, Unplanned};
-use windows::{Gatherer, Link, Window};
+use fill::Draft;
+use links::FirstNames;
+use windows::{Finished, Gatherer, Link, Window};
 
 /// What a restore did.
 #[derive(Clone, Debug, Default, serde::Serialize)]
@@ -74,7 +77,7 @@ pub async fn restore(
         monitor,
         cancel,
         counts: Counts::default(),
-        links: Mutex::default(),
+        names: FirstNames::default(),
         failing: AtomicBool::new(false),
     });
     // One window is gathered or waits while another is filled.
@@ -127,13 +130,6 @@ fn add(n: &AtomicU64, by: u64) {
     n.fetch_add(by, Ordering::Relaxed);
 }
 
-/// The first name of a file that has several.
-struct First {
-    path: Vec<u8>,
-    entry: Entry,
-    made: Arc<AtomicBool>,
-}
-
 struct Job {
     repository: Arc<Repository>,
     vfs: Vfs,
@@ -142,7 +138,7 @@ struct Job {
     monitor: Arc<dyn Monitor>,
     cancel: Cancel,
     counts: Counts,
-    links: Mutex<HashMap<u64, First>>,
+    names: FirstNames,
     /// Something has ended the restore.
     failing: AtomicBool,
 }
@@ -178,26 +174,10 @@ impl Job {
         }
     }
 
-    /// The flag that tells whether an entry was made, if it has several names: shared with those that would link to
-    /// it.
-    fn made_of(&self, path: &[u8], entry: &Entry) -> Option<Arc<AtomicBool>> {
-        let group = entry.links?.group;
-        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links.get(&group).filter(|first| first.path == path).map(|first| first.made.clone())
-    }
-
-    /// The path to link to, if an entry is a further name of one met before. Otherwise it is the first one.
-    fn first_name(&self, path: &[u8], entry: &Entry) -> Option<Vec<u8>> {
-        let group = entry.links?.group;
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        match links.get(&group) {
-            Some(first) if first.entry.is_same_file(entry) => Some(first.path.clone()),
-            Some(_) => None,
-            None => {
-                let first = First { path: path.to_vec(), entry: entry.clone(), made: Arc::default() };
-                links.insert(group, first);
-                None
-            }
+    /// What was not right about it when it was backed up: who restores it shall know.
+    fn recorded(&self, path: &[u8], error: Option<&str>) {
+        if let Some(error) = error {
+            self.failed(path, &format!("was not backed up whole: {error}"));
         }
     }
 
@@ -210,11 +190,27 @@ impl Job {
         }
         if !links.is_empty() {
             let job = self.clone();
-            let alone = blocking(move || {
-                let alone = job.link(links)?;
-                job.plan(alone)
-            });
-            self.fill(alone.await?).await?;
+            let mut alone = blocking(move || job.link(links)).await?;
+            let mut long = None;
+            while long.is_some() || !alone.is_empty() {
+                let job = self.clone();
+                let next = blocking(move || {
+                    let mut draft = Draft::default();
+                    while draft.has_room() {
+                        long = match (long.take(), alone.pop_front()) {
+                            (Some(long), _) => job.draw_up_long(long, &mut draft)?,
+                            (None, Some((directory, entry))) => {
+                                job.draw_up(directory, entry, None, &mut draft)?
+                            }
+                            (None, None) => break,
+                        };
+                    }
+                    Ok((job.plan(draft)?, alone, long))
+                });
+                let plan;
+                (plan, alone, long) = next.await?;
+                self.fill(plan).await?;
+            }
         }
         if !finished.is_empty() {
             let job = self.clone();
@@ -224,27 +220,29 @@ impl Job {
     }
 
     /// Makes further names. Returns as files of their own those that cannot be linked.
-    fn link(&self, links: Vec<Link>) -> Result<Vec<Unplanned>> {
-        let mut alone = Vec::new();
-        for Link { path, entry, first } in links {
+    fn link(&self, links: Vec<Link>) -> Result<VecDeque<(Trail, Entry)>> {
+        let mut alone = VecDeque::new();
+        for Link { directory, entry, group } in links {
             self.cancel.check()?;
-            let made = self.made_of(&first, &entry).is_some_and(|made| made.load(Ordering::Acquire));
-            match if made { self.target.make_link(&path, &first) } else { Ok(Made::Kept) } {
-                Ok(Made::Yes) => {
+            let path = directory.path_of(b"", &entry.name);
+            let first = self.names.path(group);
+            let made = first.as_ref().map(|first| self.target.make_link(&path, first));
+            match made {
+                Some(Ok(Made::Yes)) => {
                     add(&self.counts.others, 1);
                     self.monitor.event(Event::Entry { path: &path, bytes: 0 });
                 }
-                Ok(Made::Kept) if made => add(&self.counts.kept, 1),
-                Err(e) if e.is_fatal() => return Err(self.fatal(e)),
+                Some(Ok(Made::Kept)) => add(&self.counts.kept, 1),
+                Some(Err(e)) if e.is_fatal() => return Err(self.fatal(e)),
                 other => match entry.detail {
-                    Detail::Regular(contents) if !contents.missing => {
-                        let file = File::new(path, entry.meta, entry.xattrs, None);
-                        alone.push(Unplanned { file, contents });
+                    Detail::Regular(Contents { missing: false, .. }) => {
+                        alone.push_back((directory, entry));
                     }
                     _ => {
-                        let reason = other
-                            .err()
-                            .map_or_else(|| "its first name was not restored".into(), |e| e.to_string());
+                        let reason = match other {
+                            Some(Err(e)) => e.to_string(),
+                            _ => "its first name was not restored".into(),
+                        };
                         self.failed(&path, &reason);
                     }
                 },
@@ -253,8 +251,9 @@ impl Job {
         Ok(alone)
     }
 
-    fn finish_directories(&self, finished: Vec<(Vec<u8>, Entry)>) -> Result<()> {
-        for (path, entry) in finished {
+    fn finish_directories(&self, finished: Vec<Finished>) -> Result<()> {
+        for Finished { trail, entry } in finished {
+            let path = trail.path(b"");
             let attributes = Attributes { meta: &entry.meta, xattrs: &entry.xattrs };
             match self.target.finish_directory(&path, attributes) {
                 Ok(missing) => self.incomplete(&path, &missing),

@@ -314,6 +314,11 @@ impl Marks {
         *word |= bit;
         new
     }
+
+    /// Whether a row is marked.
+    pub(crate) fn is_marked(&self, row: Row) -> bool {
+        self.0[row.segment][(row.row / 64) as usize] & 1 << (row.row % 64) != 0
+    }
 }
 
 impl Batch {

@@ -210,9 +210,9 @@ impl SnapshotFs {
         /// The kernel takes no longer value.
         const LONGEST: usize = 64 << 10;
         let Detail::Regular(contents) = &entry.detail else { return Ok(Vec::new()) };
-        let pieces = self.folders.vfs().pieces(contents, 0..entry.meta.size);
+        let mut pieces = self.folders.vfs().pieces(contents, 0..entry.meta.size);
         let mut out = String::new();
-        for piece in self.within(dir, Some(&entry.name), pieces).await? {
+        while let Some(piece) = self.within(dir, Some(&entry.name), pieces.next()).await? {
             let id = piece.extent.id.map_or_else(|| "-".into(), |id| id.to_string());
             if out.len() + id.len() + 5 > LONGEST {
                 out.push_str("…\n");
@@ -234,7 +234,8 @@ impl SnapshotFs {
         let mut at = 0;
         while at < entry.meta.size {
             let end = (at + STEP).min(entry.meta.size);
-            for piece in self.within(dir, Some(&entry.name), vfs.pieces(contents, at..end)).await? {
+            let mut pieces = vfs.pieces(contents, at..end);
+            while let Some(piece) = self.within(dir, Some(&entry.name), pieces.next()).await? {
                 // Reading a whole blob compares it with its id.
                 let (begins_here, Some(id)) = (piece.start >= at, piece.extent.id) else { continue };
                 if begins_here {

@@ -118,8 +118,8 @@ impl SnapshotFs {
         let mut at = offset;
         while at < size {
             let range = at..at.saturating_add(STEP).min(size);
-            let pieces = self.folders.vfs().pieces(contents, range.clone());
-            for piece in self.within(&dir, Some(&entry.name), pieces).await? {
+            let mut pieces = self.folders.vfs().pieces(contents, range.clone());
+            while let Some(piece) = self.within(&dir, Some(&entry.name), pieces.next()).await? {
                 let Extent { id, .. } = piece.extent;
                 if id.is_some() == (what == Seek::Data) {
                     return Ok(piece.start.max(offset));

@@ -4,7 +4,9 @@
 //! refused: no path leads out of the destination, whoever else writes there, and none is too long. The last ones used
 //! stay open, so that neighbours cost one look into a table.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -103,40 +105,64 @@ impl Parent {
 pub(super) struct Parents {
     root: Arc<Parent>,
     open: Mutex<Open>,
-    /// Paths of directories that were made for this restore and are not finished.
-    ours: Mutex<HashSet<Vec<u8>>>,
+    /// Directories that were made for this restore and are not finished.
+    ours: Mutex<HashSet<Key>>,
+    keys: [RandomState; 2],
 }
+
+/// Stands for a path, which may be long where many are: two hashes with secret keys, which nobody can make agree.
+type Key = [u64; 2];
 
 #[derive(Debug, Default)]
 struct Open {
     /// By path, with the time of last use.
-    directories: HashMap<Vec<u8>, (Arc<Parent>, u64)>,
+    directories: HashMap<Key, (Arc<Parent>, u64)>,
     clock: u64,
 }
 
 impl Open {
-    fn find(&mut self, path: &[u8]) -> Option<Arc<Parent>> {
-        let (parent, used) = self.directories.get_mut(path)?;
+    fn find(&mut self, key: &Key) -> Option<Arc<Parent>> {
+        let (parent, used) = self.directories.get_mut(key)?;
         self.clock += 1;
         *used = self.clock;
         Some(parent.clone())
     }
 
-    fn insert(&mut self, path: &[u8], parent: Arc<Parent>) {
+    fn insert(&mut self, key: Key, parent: Arc<Parent>) {
         if self.directories.len() >= OPEN {
             let oldest = self.directories.iter().min_by_key(|(_, (_, used))| *used);
-            if let Some(path) = oldest.map(|(path, _)| path.clone()) {
-                self.directories.remove(&path);
+            if let Some(key) = oldest.map(|(key, _)| *key) {
+                self.directories.remove(&key);
             }
         }
         self.clock += 1;
-        self.directories.insert(path.to_vec(), (parent, self.clock));
+        self.directories.insert(key, (parent, self.clock));
     }
 }
 
 impl Parents {
     pub(super) fn new(root: OwnedFd) -> Self {
-        Self { root: Arc::new(Parent::found(root)), open: Mutex::default(), ours: Mutex::default() }
+        let root = Arc::new(Parent::found(root));
+        Self { root, open: Mutex::default(), ours: Mutex::default(), keys: Default::default() }
+    }
+
+    /// The directories on the way to a path and itself: where each one's name ends, and its key.
+    fn way(&self, path: &[u8]) -> Vec<(usize, Key)> {
+        let mut hashers = self.keys.each_ref().map(BuildHasher::build_hasher);
+        let mut end = 0;
+        let step = |name: &[u8]| {
+            for hasher in &mut hashers {
+                hasher.write(name);
+                hasher.write_u8(b'/');
+            }
+            end += name.len() + usize::from(end > 0);
+            (end, hashers.each_ref().map(Hasher::finish))
+        };
+        path.split(|b| *b == b'/').map(step).collect()
+    }
+
+    fn key(&self, path: &[u8]) -> Key {
+        self.way(path).last().map(|(_, key)| *key).unwrap_or_default()
     }
 
     pub(super) fn root(&self) -> &OwnedFd {
@@ -156,47 +182,46 @@ impl Parents {
 
     /// Notes that a directory was just made.
     pub(super) fn made(&self, path: &[u8]) {
-        self.ours().insert(path.to_vec());
+        let key = self.key(path);
+        self.ours().insert(key);
     }
 
     /// Closes a directory that nothing more is made in; whether it was made for this restore.
     pub(super) fn forget(&self, path: &[u8]) -> bool {
-        self.lock().directories.remove(path);
-        self.ours().remove(path)
+        let key = self.key(path);
+        self.lock().directories.remove(&key);
+        self.ours().remove(&key)
     }
 
     fn directory(&self, path: &[u8]) -> Result<Arc<Parent>, ExportError> {
-        let (mut parent, mut done) = self.nearest(path);
-        while done < path.len() {
-            let start = if done == 0 { 0 } else { done + 1 };
-            let length = path[start..].iter().position(|b| *b == b'/').unwrap_or(path.len() - start);
-            let name = &path[start..start + length];
+        if path.is_empty() {
+            return Ok(self.root.clone());
+        }
+        let way = self.way(path);
+        let (mut parent, known) = self.nearest(&way);
+        let mut start = if known == 0 { 0 } else { way[known - 1].0 + 1 };
+        for (end, key) in &way[known..] {
+            let name = &path[start..*end];
             check_name(name)?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = retry_on_intr(|| openat(&parent.fd, name, flags, Mode::empty()))
                 .map_err(|e| failed("open the directory above", e))?;
-            done = start + length;
-            let is_ours = self.ours().contains(&path[..done]);
+            start = end + 1;
+            let is_ours = self.ours().contains(key);
             parent = Arc::new(parent.within(fd, is_ours));
-            self.lock().insert(&path[..done], parent.clone());
+            self.lock().insert(*key, parent.clone());
         }
         Ok(parent)
     }
 
-    /// The open directory that is nearest above a path or is it, and how much of the path that is.
-    fn nearest(&self, path: &[u8]) -> (Arc<Parent>, usize) {
+    /// The last of the directories on a way that is open, and how many that is.
+    fn nearest(&self, way: &[(usize, Key)]) -> (Arc<Parent>, usize) {
         let mut open = self.lock();
-        let mut end = path.len();
-        while end > 0 {
-            if let Some(parent) = open.find(&path[..end]) {
-                return (parent, end);
-            }
-            end = path[..end].iter().rposition(|b| *b == b'/').unwrap_or(0);
-        }
-        (self.root.clone(), 0)
+        let found = (1..=way.len()).rev().find_map(|n| Some((open.find(&way[n - 1].1)?, n)));
+        found.unwrap_or_else(|| (self.root.clone(), 0))
     }
 
-    fn ours(&self) -> std::sync::MutexGuard<'_, HashSet<Vec<u8>>> {
+    fn ours(&self) -> std::sync::MutexGuard<'_, HashSet<Key>> {
         self.ours.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

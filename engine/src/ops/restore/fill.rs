@@ -2,7 +2,7 @@
 //! threads at once.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::stream::{self, StreamExt};
@@ -16,19 +16,27 @@ use crate::monitor::Event;
 use crate::ops::gather::{self, News, Wanted};
 use crate::repository::reader::Origin;
 use crate::repository::{Index, Row, report};
-use crate::tree::Contents;
-use crate::vfs::is_damage;
+use crate::trail::Trail;
+use crate::tree::{Detail, Entry};
+use crate::vfs::{Pieces, is_damage};
 
-/// A regular file being restored.
+/// A draft ends when it has so many pieces, or bytes of memory.
+const MOST_PIECES: usize = 32_768;
+const MOST_BYTES: usize = 16 << 20;
+
+/// A regular file being restored. Its pieces may come in several windows.
 pub(super) struct File {
-    path: Vec<u8>,
+    directory: Trail,
+    name: Box<[u8]>,
     meta: Metadata,
     xattrs: Vec<Xattr>,
-    /// Pieces still to be written.
+    /// What was not right when it was backed up.
+    error: Option<Box<str>>,
+    /// Pieces still to be written, and one until all of them were told.
     pending: AtomicUsize,
     state: RwLock<FileState>,
-    /// Told to further names of it.
-    made: Option<Arc<AtomicBool>>,
+    /// It is the first name of this group of names.
+    group: Option<u64>,
 }
 
 enum FileState {
@@ -39,14 +47,8 @@ enum FileState {
 }
 
 impl File {
-    pub(super) fn new(
-        path: Vec<u8>,
-        meta: Metadata,
-        xattrs: Vec<Xattr>,
-        made: Option<Arc<AtomicBool>>,
-    ) -> Self {
-        let state = RwLock::new(FileState::New);
-        Self { path, meta, xattrs, pending: AtomicUsize::new(0), state, made }
+    fn path(&self) -> Vec<u8> {
+        self.directory.path_of(b"", &self.name)
     }
 
     fn attributes(&self) -> Attributes<'_> {
@@ -54,10 +56,44 @@ impl File {
     }
 }
 
-/// A file whose blobs were not looked up yet.
-pub(super) struct Unplanned {
-    pub(super) file: File,
-    pub(super) contents: Contents,
+/// Files whose blobs were not looked up yet.
+#[derive(Default)]
+pub(super) struct Draft {
+    files: Vec<Arc<File>>,
+    pieces: Vec<(BlobId, Use)>,
+    /// Bytes of memory that the files take.
+    bytes: usize,
+}
+
+impl Draft {
+    /// How many files it has.
+    pub(super) fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether another file fits into it.
+    pub(super) fn has_room(&self) -> bool {
+        self.pieces.len() < MOST_PIECES && self.bytes < MOST_BYTES
+    }
+
+    /// Takes a file whose pieces follow.
+    fn begin(&mut self, file: &Arc<File>) {
+        self.bytes += size_of::<File>() + 64 + file.xattrs.iter().map(|x| 80 + x.value.len()).sum::<usize>();
+        self.files.push(file.clone());
+    }
+
+    /// Takes a piece of the file that was begun last.
+    fn add(&mut self, id: BlobId, start: u64) {
+        let Some(number) = self.files.len().checked_sub(1) else { return };
+        self.files[number].pending.fetch_add(1, Ordering::Relaxed);
+        self.pieces.push((id, Use { file: number as u32, start }));
+    }
+}
+
+/// A file of so many pieces that they do not fit into one window.
+pub(super) struct LongFile {
+    file: Arc<File>,
+    pieces: Pieces,
 }
 
 /// How some files are filled.
@@ -74,7 +110,7 @@ type Lost = (Range<u32>, Error);
 
 #[derive(Default)]
 struct Files {
-    files: Vec<File>,
+    files: Vec<Arc<File>>,
     /// Where blobs belong, those of each blob together.
     uses: Vec<Use>,
 }
@@ -94,29 +130,68 @@ struct Planned {
 }
 
 impl Job {
-    /// Looks up where the contents of files are stored. Files that have none, or cannot have them, are dealt with at
-    /// once.
-    pub(super) fn plan(&self, unplanned: Vec<Unplanned>) -> Result<Plan> {
-        let mut files = Vec::with_capacity(unplanned.len());
-        let mut pieces: Vec<(BlobId, Use)> = Vec::with_capacity(unplanned.len());
-        for Unplanned { mut file, contents } in unplanned {
-            let before = pieces.len();
-            let number = files.len() as u32;
-            if let Err(e) = self.pieces(&contents, file.meta.size, |id, start| {
-                pieces.push((id, Use { file: number, start }));
-            }) {
-                if !is_damage(&e) {
-                    return Err(e);
+    /// Adds a file with contents to a draft. Gives it back if its pieces are in extent lists, which are to be read.
+    pub(super) fn draw_up(
+        &self,
+        directory: Trail,
+        entry: Entry,
+        group: Option<u64>,
+        draft: &mut Draft,
+    ) -> Result<Option<LongFile>> {
+        let Entry { name, meta, detail: Detail::Regular(contents), xattrs, error, .. } = entry else {
+            return Err(Error::Bug("a file without contents"));
+        };
+        let size = meta.size;
+        let file = Arc::new(File {
+            directory,
+            name: name.into(),
+            meta,
+            xattrs,
+            error: error.map(String::into_boxed_str),
+            pending: AtomicUsize::new(1),
+            state: RwLock::new(FileState::New),
+            group,
+        });
+        if contents.level > 0 {
+            let pieces = self.vfs.pieces(&contents, 0..size);
+            return Ok(Some(LongFile { file, pieces }));
+        }
+        draft.begin(&file);
+        let mut start = 0;
+        for item in &contents.items {
+            item.id.into_iter().for_each(|id| draft.add(id, start));
+            start += item.len;
+        }
+        self.one_done(&file)?;
+        Ok(None)
+    }
+
+    /// Adds pieces of a long file to a draft, until that is full. Gives it back if there are more.
+    pub(super) fn draw_up_long(&self, mut long: LongFile, draft: &mut Draft) -> Result<Option<LongFile>> {
+        draft.begin(&long.file);
+        while draft.pieces.len() < MOST_PIECES {
+            self.cancel.check()?;
+            match self.runtime.block_on(long.pieces.next()) {
+                Ok(Some(piece)) => piece.extent.id.into_iter().for_each(|id| draft.add(id, piece.start)),
+                Ok(None) => {
+                    self.one_done(&long.file)?;
+                    return Ok(None);
                 }
-                self.damaged(&file.path, &report(&e));
-                continue;
+                Err(e) if is_damage(&e) => {
+                    self.lost(&long.file, &report(&e));
+                    return Ok(None);
+                }
+                Err(e) => return Err(e),
             }
-            *file.pending.get_mut() = pieces.len() - before;
-            if pieces.len() == before {
-                self.finish_file(&file)?;
-            } else {
-                files.push(file);
-            }
+        }
+        Ok(Some(long))
+    }
+
+    /// Looks up where the contents of files are stored.
+    pub(super) fn plan(&self, draft: Draft) -> Result<Plan> {
+        let Draft { files, mut pieces, .. } = draft;
+        if pieces.is_empty() {
+            return Ok(Plan::default());
         }
         // The uses of one blob come to stand together.
         pieces.sort_unstable_by_key(|(id, u)| (*id, u.file, u.start));
@@ -133,22 +208,6 @@ impl Job {
         }
         blobs.sort_unstable_by_key(|b| b.order);
         Ok(Plan { files: Arc::new(files), blobs, index: Some(index) })
-    }
-
-    /// Tells of all blobs of a file.
-    fn pieces(&self, contents: &Contents, size: u64, mut tell: impl FnMut(BlobId, u64)) -> Result<()> {
-        if contents.level == 0 {
-            let mut start = 0;
-            for item in &contents.items {
-                item.id.into_iter().for_each(|id| tell(id, start));
-                start += item.len;
-            }
-            return Ok(());
-        }
-        for piece in self.runtime.block_on(self.vfs.pieces(contents, 0..size))? {
-            piece.extent.id.into_iter().for_each(|id| tell(id, piece.start));
-        }
-        Ok(())
     }
 
     /// Finds blobs in the index; gives those that it has, and why others cannot be had.
@@ -222,15 +281,21 @@ impl Job {
             }
             News::Verified => {
                 for (file, _) in uses {
-                    if file.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-                        self.finish_file(file)?;
-                    }
+                    self.one_done(file)?;
                 }
             }
             News::Failed(e) if is_damage(&e) => self.give_up(files, w.uses.clone(), &report(&e)),
             News::Failed(e) => return Err(e.into()),
         }
         Ok(())
+    }
+
+    /// One piece less to wait for; after the last one the file is finished.
+    fn one_done(&self, file: &File) -> Result<()> {
+        match file.pending.fetch_sub(1, Ordering::AcqRel) {
+            1 => self.finish_file(file),
+            _ => Ok(()),
+        }
     }
 
     fn write(&self, file: &File, bytes: &[u8], at: u64) -> Result<()> {
@@ -249,7 +314,7 @@ impl Job {
             None => Ok(()),
             Some(e) => {
                 *file.state.write().unwrap_or_else(PoisonError::into_inner) = FileState::Closed;
-                self.entry_failed(&file.path, e)
+                self.entry_failed(&file.path(), e)
             }
         }
     }
@@ -260,10 +325,10 @@ impl Job {
             return Ok(());
         }
         *state = FileState::Closed;
-        match self.target.create_file(&file.path, file.attributes()) {
+        match self.target.create_file(&file.path(), file.attributes()) {
             Ok(Some(f)) => *state = FileState::Open(f),
             Ok(None) => add(&self.counts.kept, 1),
-            Err(e) => self.entry_failed(&file.path, e)?,
+            Err(e) => self.entry_failed(&file.path(), e)?,
         }
         Ok(())
     }
@@ -271,12 +336,17 @@ impl Job {
     /// A blob cannot be had: the files that need it are not restored.
     fn give_up(&self, files: &Files, uses: Range<u32>, reason: &str) {
         for (file, _) in files.of(uses) {
-            let mut state = file.state.write().unwrap_or_else(PoisonError::into_inner);
-            if !matches!(*state, FileState::Closed) {
-                self.damaged(&file.path, reason);
-            }
-            *state = FileState::Closed;
+            self.lost(file, reason);
         }
+    }
+
+    /// A file cannot be restored, since what it needs is damaged or missing in the store.
+    fn lost(&self, file: &File, reason: &str) {
+        let mut state = file.state.write().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*state, FileState::Closed) {
+            self.damaged(&file.path(), reason);
+        }
+        *state = FileState::Closed;
     }
 
     fn finish_file(&self, file: &File) -> Result<()> {
@@ -288,22 +358,22 @@ impl Job {
         let FileState::Open(f) = state else { return Ok(()) };
         match f.finish(file.attributes()) {
             Ok(missing) => {
-                if let Some(made) = &file.made {
-                    made.store(true, Ordering::Release);
-                }
+                file.group.into_iter().for_each(|group| self.names.made(group));
                 add(&self.counts.files, 1);
                 add(&self.counts.bytes, file.meta.size);
-                self.monitor.event(Event::Entry { path: &file.path, bytes: file.meta.size });
-                self.incomplete(&file.path, &missing);
+                let path = file.path();
+                self.monitor.event(Event::Entry { path: &path, bytes: file.meta.size });
+                self.incomplete(&path, &missing);
+                self.recorded(&path, file.error.as_deref());
                 Ok(())
             }
-            Err(e) => self.entry_failed(&file.path, e),
+            Err(e) => self.entry_failed(&file.path(), e),
         }
     }
 }
 
 impl Files {
-    fn of(&self, uses: Range<u32>) -> impl Iterator<Item = (&File, u64)> {
+    fn of(&self, uses: Range<u32>) -> impl Iterator<Item = (&Arc<File>, u64)> {
         let uses = &self.uses[uses.start as usize..uses.end as usize];
         uses.iter().map(|u| (&self.files[u.file as usize], u.start))
     }

@@ -5,22 +5,24 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
-use super::fill::{File, Plan, Unplanned};
+use super::fill::{Draft, LongFile, Plan};
+use super::links::Name;
 use super::{Job, add};
 use crate::error::Result;
 use crate::exporter::{Attributes, Made};
 use crate::monitor::Event;
 use crate::repository::report;
+use crate::trail::Trail;
 use crate::tree::{Detail, Entry};
 use crate::vfs::is_damage;
 use crate::walk::{Step, Walk};
 
-/// A window ends when it has so many entries that wait for something, or pieces of files. The first one is small, so
-/// that filling can begin, and each may be four times as large as the one before: frames that hold pieces of two
-/// windows are opened twice.
+/// A window ends when it has so many entries that wait for something, or bytes of them, or its draft is full. The first
+/// one is small, so that filling can begin, and each may be four times as large as the one before: frames that hold
+/// pieces of two windows are opened twice.
 const FIRST_ENTRIES: usize = 1024;
 const MOST_ENTRIES: usize = 16_384;
-const MOST_PIECES: usize = 32_768;
+const MOST_BYTES: usize = 16 << 20;
 
 /// A part of the tree: what is left to do in it.
 #[derive(Default)]
@@ -28,15 +30,21 @@ pub(super) struct Window {
     pub(super) plan: Plan,
     pub(super) links: Vec<Link>,
     /// Directories with all in them, deepest first.
-    pub(super) finished: Vec<(Vec<u8>, Entry)>,
+    pub(super) finished: Vec<Finished>,
 }
 
 /// A further name of a file.
 pub(super) struct Link {
-    pub(super) path: Vec<u8>,
+    pub(super) directory: Trail,
     pub(super) entry: Entry,
-    /// The path of its first name.
-    pub(super) first: Vec<u8>,
+    /// The group of names that it belongs to.
+    pub(super) group: u64,
+}
+
+/// A directory that is to get its attributes.
+pub(super) struct Finished {
+    pub(super) trail: Trail,
+    pub(super) entry: Entry,
 }
 
 /// Walks, on a thread of its own: most steps need nothing but the processor.
@@ -45,6 +53,8 @@ pub(super) struct Gatherer {
     walk: Walk,
     /// Of each directory entered and not left, whether it was made by us.
     made: Vec<bool>,
+    /// A file whose pieces did not fit into the window before.
+    long: Option<LongFile>,
     entries: usize,
     is_done: bool,
 }
@@ -52,7 +62,7 @@ pub(super) struct Gatherer {
 impl Gatherer {
     pub(super) fn new(job: Arc<Job>, entry: Entry, start: Vec<u8>) -> Self {
         let walk = Walk::new(job.vfs.clone(), entry, start);
-        Self { job, walk, made: Vec::new(), entries: FIRST_ENTRIES, is_done: false }
+        Self { job, walk, made: Vec::new(), long: None, entries: FIRST_ENTRIES, is_done: false }
     }
 
     /// Gathers all windows, each when there is room for it.
@@ -75,14 +85,20 @@ impl Gatherer {
     /// Walks until a window is full. None if filling has failed.
     fn window(&mut self) -> Result<Option<Window>> {
         let job = self.job.clone();
-        let mut window = Window::default();
-        let mut files = Vec::new();
-        let mut pieces = 0;
-        while files.len() + window.links.len() + window.finished.len() < self.entries && pieces < MOST_PIECES
-        {
+        let (mut window, mut draft) = (Window::default(), Draft::default());
+        let mut bytes = 0;
+        loop {
+            let entries = draft.files() + window.links.len() + window.finished.len();
+            if entries >= self.entries || bytes >= MOST_BYTES || !draft.has_room() {
+                break;
+            }
             job.cancel.check()?;
             if job.failing.load(Ordering::Relaxed) {
                 return Ok(None);
+            }
+            if let Some(long) = self.long.take() {
+                self.long = job.draw_up_long(long, &mut draft)?;
+                continue;
             }
             let Some(step) = job.runtime.block_on(self.walk.next()) else {
                 self.is_done = true;
@@ -93,46 +109,67 @@ impl Gatherer {
                 Step::Unreadable(e) => return Err(e),
                 Step::Enter(entry) => self.enter(&entry)?,
                 Step::Leave(entry) => {
-                    if self.made.pop() == Some(true) {
-                        window.finished.push((self.walk.path().to_vec(), entry));
+                    let made = self.made.pop() == Some(true);
+                    match entry {
+                        Ok(entry) if made => {
+                            bytes += entry.weight() + 64;
+                            window.finished.push(Finished { trail: self.walk.left().clone(), entry });
+                        }
+                        Err(e) if is_damage(&e) => job.damaged(self.walk.path(), &report(&e)),
+                        Err(e) => return Err(e),
+                        Ok(_) => {}
                     }
                 }
-                Step::Entry(entry) => {
-                    let path = self.walk.path();
-                    if let Some(first) = job.first_name(path, &entry) {
-                        window.links.push(Link { path: path.to_vec(), entry, first });
-                        continue;
-                    }
-                    let why = entry.error.as_deref().unwrap_or("unknown");
-                    match entry.detail {
-                        Detail::Missing => job.failed(path, &format!("was not backed up: {why}")),
-                        Detail::Regular(c) if c.missing => {
-                            job.failed(path, &format!("its contents were not backed up: {why}"));
-                        }
-                        Detail::Regular(_) => {
-                            let made = job.made_of(path, &entry);
-                            let Detail::Regular(contents) = entry.detail else { continue };
-                            pieces += contents.items.len() << (8 * contents.level.min(2));
-                            let file = File::new(path.to_vec(), entry.meta, entry.xattrs, made);
-                            files.push(Unplanned { file, contents });
-                        }
-                        _ => job.special(path, &entry)?,
-                    }
-                }
+                Step::Entry(entry) => self.entry(entry, &mut window, &mut draft, &mut bytes)?,
             }
         }
         self.entries = (self.entries * 4).min(MOST_ENTRIES);
-        window.plan = job.plan(files)?;
+        window.plan = job.plan(draft)?;
         Ok(Some(window))
+    }
+
+    fn entry(
+        &mut self,
+        entry: Entry,
+        window: &mut Window,
+        draft: &mut Draft,
+        bytes: &mut usize,
+    ) -> Result<()> {
+        let (job, path) = (&self.job, self.walk.path());
+        let why = entry.error.as_deref().unwrap_or("unknown");
+        match &entry.detail {
+            Detail::Missing => {
+                job.failed(path, &format!("was not backed up: {why}"));
+                return Ok(());
+            }
+            Detail::Regular(c) if c.missing => {
+                job.failed(path, &format!("its contents were not backed up: {why}"));
+                return Ok(());
+            }
+            _ => {}
+        }
+        let directory = self.walk.trail();
+        let group = match job.names.meet(&directory, &entry) {
+            Name::Further(group) => {
+                *bytes += entry.weight() + 64;
+                window.links.push(Link { directory, entry, group });
+                return Ok(());
+            }
+            Name::First(group) => Some(group),
+            Name::Only => None,
+        };
+        if let Detail::Regular(_) = &entry.detail {
+            self.long = job.draw_up(directory, entry, group, draft)?;
+            return Ok(());
+        }
+        job.special(path, &entry, group)
     }
 
     fn enter(&mut self, entry: &Entry) -> Result<()> {
         let (job, path) = (&self.job, self.walk.path());
         let made = job.target.make_directory(path);
         self.made.push(matches!(made, Ok(Made::Yes)));
-        if let Some(error) = &entry.error {
-            job.failed(path, &format!("was not backed up whole: {error}"));
-        }
+        job.recorded(path, entry.error.as_deref());
         match made {
             Ok(Made::Yes) => add(&job.counts.directories, 1),
             Ok(Made::Kept) => {}
@@ -146,7 +183,7 @@ impl Gatherer {
 }
 
 impl Job {
-    fn special(&self, path: &[u8], entry: &Entry) -> Result<()> {
+    fn special(&self, path: &[u8], entry: &Entry, group: Option<u64>) -> Result<()> {
         let target = match &entry.detail {
             Detail::Symlink(target) => Some(target.as_slice()),
             _ => None,
@@ -154,12 +191,11 @@ impl Job {
         let attributes = Attributes { meta: &entry.meta, xattrs: &entry.xattrs };
         match self.target.make_special(path, target, attributes) {
             Ok((Made::Yes, missing)) => {
-                if let Some(made) = self.made_of(path, entry) {
-                    made.store(true, Ordering::Release);
-                }
+                group.into_iter().for_each(|group| self.names.made(group));
                 add(&self.counts.others, 1);
                 self.monitor.event(Event::Entry { path, bytes: 0 });
                 self.incomplete(path, &missing);
+                self.recorded(path, entry.error.as_deref());
             }
             Ok((Made::Kept, _)) => add(&self.counts.kept, 1),
             Err(e) => self.entry_failed(path, e)?,
