@@ -116,6 +116,51 @@ fn a_backup_killed_while_it_writes_any_kind_of_object_damages_nothing() {
 }
 
 #[test]
+fn what_killed_runs_leave_behind_goes_away_and_their_uploads_are_found() {
+    let sandbox = Sandbox::with_key_file();
+    std::fs::create_dir(sandbox.path("source")).unwrap();
+    std::fs::write(sandbox.path("source/large"), noise(1, 700 << 20)).unwrap();
+    // Each is killed when it has uploaded more than a state says.
+    for _ in 0..3 {
+        let before = sandbox.stored_bytes();
+        let (mut child, command) = start(&sandbox);
+        while sandbox.stored_bytes() < before + (300 << 20) {
+            assert!(child.try_wait().unwrap().is_none(), "it was too fast to be killed");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        send(Signal::KILL, child, &command);
+        if sandbox.objects("states").len() >= 2 {
+            break;
+        }
+    }
+    assert!(!sandbox.objects("states").is_empty());
+    let temporary = || {
+        let all = crate::common::sandbox::files_below(&sandbox.store());
+        let is = |f: &PathBuf| f.file_name().is_some_and(|n| n.to_string_lossy().starts_with("tmp-"));
+        all.into_iter().filter(is).collect::<Vec<_>>()
+    };
+    let left = temporary();
+    assert!(!left.is_empty() && !sandbox.objects("leases").is_empty());
+    // One of them is still being written, by somebody elsewhere.
+    let alive = std::fs::File::open(&left[0]).unwrap();
+    alive.lock().unwrap();
+    for file in &left {
+        let times =
+            std::fs::FileTimes::new().set_modified(std::time::SystemTime::now() - Duration::from_secs(3600));
+        std::fs::File::options().write(true).open(file).unwrap().set_times(times).unwrap();
+    }
+    sandbox.backup(&sandbox.path("source"));
+    assert_eq!(temporary(), &left[..1]);
+    let stored = sandbox.stored_bytes() >> 20;
+    assert!(stored < 700 + 330 * 3, "{stored} MiB");
+    drop(alive);
+    sandbox.backup(&sandbox.path("source"));
+    assert_eq!(temporary(), Vec::<PathBuf>::new());
+    assert!(sandbox.objects("leases").is_empty());
+    sandbox.run(["check"]).succeeds();
+}
+
+#[test]
 fn an_interrupted_backup_stops_soon_and_its_uploads_are_found_again() {
     for which in [Signal::INT, Signal::TERM] {
         let sandbox = Sandbox::with_key_file();

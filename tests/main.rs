@@ -18,4 +18,5 @@ mod output;
 mod posix;
 mod roundtrip;
 mod served;
+mod shapes;
 mod surroundings;

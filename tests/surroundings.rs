@@ -13,6 +13,108 @@ use crate::common::torture::{self, noise};
 use crate::common::{ALL, Directory, MountGuard, Outcome, Sandbox, SmallDisk, hex_id};
 
 #[test]
+fn files_that_are_made_up_when_they_are_read_are_read_to_their_end() {
+    let sandbox = Sandbox::with_key_file();
+    // Sizes of 0 and of 4096, whatever is in them.
+    for place in ["/proc/sys/kernel/random", "/sys/kernel/mm/transparent_hugepage"] {
+        let outcome = sandbox.run(["backup", place]);
+        let failed: Vec<&str> = outcome.text().lines().filter(|l| l.contains("changed")).collect();
+        assert!(failed.is_empty(), "{outcome}");
+        // Some of them nobody may read.
+        assert!(matches!(outcome.code, Some(0 | 3)), "{outcome}");
+        sandbox.run(["restore", "-to", "to", &format!("latest:{place}")]);
+    }
+    for (place, name) in
+        [("/proc/sys/kernel/random", "poolsize"), ("/sys/kernel/mm/transparent_hugepage", "enabled")]
+    {
+        let there = fs::read(Path::new(place).join(name)).unwrap();
+        assert!(!there.is_empty());
+        let restored = fs::read(sandbox.path("to").join(name)).unwrap();
+        assert_eq!(String::from_utf8_lossy(&restored), String::from_utf8_lossy(&there), "{name}");
+    }
+}
+
+#[test]
+fn one_missing_place_among_several_does_not_keep_the_others_from_being_saved() {
+    let sandbox = Sandbox::with_key_file();
+    for name in ["one", "two"] {
+        fs::create_dir(sandbox.path(name)).unwrap();
+        fs::write(sandbox.path(name).join("file"), name).unwrap();
+    }
+    let missing = sandbox.path("missing");
+    sandbox.run(["backup", "one", "missing", "two"]).ends_with(3).says(&[missing.to_str().unwrap()]);
+    sandbox.run(["restore", "-to", "to", "latest:/"]).ends_with(3).says(&["/missing: was not backed up"]);
+    for name in ["one", "two"] {
+        let from = sandbox.path(name);
+        let restored = sandbox.path("to").join(from.strip_prefix("/").unwrap()).join("file");
+        assert_eq!(fs::read_to_string(restored).unwrap(), name);
+    }
+    // With nothing to save at all there is no snapshot.
+    sandbox.run(["backup", "missing", "nowhere"]).ends_with(1).says(&["missing"]);
+    assert_eq!(sandbox.objects("snapshots").len(), 1);
+    // It is the same source when it is there again.
+    fs::create_dir(&missing).unwrap();
+    fs::write(missing.join("file"), "missing").unwrap();
+    let again = sandbox.summary(["backup", "one", "missing", "two"]);
+    assert_eq!((&again["errors"], &again["snapshot"]["summary"]["files"]), (&0.into(), &3.into()), "{again}");
+}
+
+#[test]
+fn a_store_that_is_gone_in_the_middle_of_a_backup_is_not_called_damaged() {
+    for leaves_an_empty_directory in [false, true] {
+        let sandbox = Sandbox::with_key_file();
+        fs::create_dir(sandbox.path("source")).unwrap();
+        // Several packfiles.
+        fs::write(sandbox.path("source/large"), noise(1, 200 << 20)).unwrap();
+        let mut command = sandbox.command(["backup", "source"]);
+        let child = command.spawn().unwrap();
+        while sandbox.objects("data").is_empty() {
+            std::thread::yield_now();
+        }
+        fs::rename(sandbox.store(), sandbox.path("taken away")).unwrap();
+        if leaves_an_empty_directory {
+            fs::create_dir(sandbox.store()).unwrap();
+        }
+        let outcome = Outcome::when_ended(child, &command);
+        outcome.ends_with(1).says(&["everything in it is gone: was the disk unmounted?"]);
+        if leaves_an_empty_directory {
+            let below = fs::read_dir(sandbox.store()).unwrap().count();
+            assert_eq!(below, 0, "it was written to the disk below");
+            fs::remove_dir(sandbox.store()).unwrap();
+        }
+        fs::rename(sandbox.path("taken away"), sandbox.store()).unwrap();
+        sandbox.backup(&sandbox.path("source"));
+        sandbox.run(["check"]).succeeds();
+    }
+}
+
+#[test]
+fn a_file_that_changed_while_it_was_read_is_named_when_it_is_restored() {
+    let sandbox = Sandbox::with_key_file();
+    fs::create_dir(sandbox.path("source")).unwrap();
+    let log = sandbox.path("source/log");
+    fs::write(&log, noise(1, 20 << 20)).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = fs::OpenOptions::new().append(true).open(&log).unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                std::io::Write::write_all(&mut file, b"another line\n").unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        let outcome = sandbox.run(["backup", "source"]);
+        stop.store(true, Ordering::Relaxed);
+        outcome.ends_with(3).says(&["log", "it changed while it was read"]);
+    });
+    sandbox
+        .run(["restore", "-to", "to", "latest"])
+        .ends_with(3)
+        .says(&["log", "it changed while it was read"]);
+    assert!(fs::metadata(sandbox.path("to/log")).unwrap().len() >= 20 << 20);
+}
+
+#[test]
 fn a_source_that_changes_while_it_is_read_damages_nothing() {
     let sandbox = Sandbox::with_key_file();
     let source = sandbox.path("source");

@@ -5,6 +5,7 @@
 
 pub mod catalog;
 mod index;
+mod leftovers;
 mod packer;
 pub mod reader;
 pub mod recent;

@@ -236,6 +236,12 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Removes an object. Removing what does not exist succeeds.
     async fn delete(&self, name: ObjectName) -> Result<(), StoreError>;
+
+    /// Removes what writers left behind that were killed, and says of how many things it cannot tell yet. It is `now_ns`
+    /// by the store's clock.
+    async fn remove_unfinished(&self, _now_ns: i64) -> Result<u64, StoreError> {
+        Ok(0)
+    }
 }
 
 /// An object being written. Dropping it without `finish` leaves nothing visible behind, at worst a temporary file.

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::{self, DirBuilder, File, Metadata};
+use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -23,6 +23,11 @@ use rustix::io::{Errno, pread, retry_on_intr};
 use tempfile::NamedTempFile;
 
 use super::stat::nanoseconds;
+
+/// What names of temporary files begin with.
+const TEMPORARY: &str = "tmp-";
+/// A temporary file that was not written to for so long is looked at more closely.
+const LATELY_NS: i64 = 15 * 60 * 1_000_000_000;
 
 /// Objects as files below a directory.
 #[derive(Debug)]
@@ -110,6 +115,10 @@ impl Store for FsStore {
         })
         .await
     }
+
+    async fn remove_unfinished(&self, now_ns: i64) -> Result<u64, StoreError> {
+        self.blocking(move |place| place.remove_unfinished(now_ns)).await
+    }
 }
 
 impl fmt::Display for Place {
@@ -156,16 +165,17 @@ impl Place {
         };
         if !nothing {
             self.seen.store(true, Ordering::Relaxed);
-        } else if self.seen.load(Ordering::Relaxed) && !self.holds_anything() {
-            let kind = StoreErrorKind::Unavailable;
-            return Err(StoreError::new(
-                kind,
-                operation,
-                self,
-                "everything in it is gone: was the disk unmounted?",
-            ));
+        } else if let Some(gone) = self.gone(operation) {
+            return Err(gone);
         }
         answer
+    }
+
+    /// The failure of whatever is tried when all that was there is gone.
+    fn gone(&self, operation: &'static str) -> Option<StoreError> {
+        let gone = self.seen.load(Ordering::Relaxed) && !self.holds_anything();
+        let why = "everything in it is gone: was the disk unmounted?";
+        gone.then(|| StoreError::new(StoreErrorKind::Unavailable, operation, self, why))
     }
 
     fn holds_anything(&self) -> bool {
@@ -271,9 +281,12 @@ impl Place {
         let path = self.path(name);
         let folder = path.parent().unwrap_or(&self.root);
         // Files of this kind are made 0600.
-        let make = || tempfile::Builder::new().prefix("tmp-").tempfile_in(folder);
+        let make = || tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder);
         match make() {
             Err(e) if e.kind() == ErrorKind::NotFound => {
+                if let Some(gone) = self.gone("write to") {
+                    return Err(gone);
+                }
                 self.check_root("write")?;
                 self.durable.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
                 private_directories().recursive(true).create(folder).map_err(fail)?;
@@ -281,10 +294,48 @@ impl Place {
             }
             made => made.map_err(fail),
         }
+        // Tells that somebody is at work on it, where locks are to be had.
+        .inspect(|file| drop(file.as_file().try_lock()))
+    }
+
+    /// Removes temporary files of writers that are no more; gives how many may be such and are too new to tell.
+    fn remove_unfinished(&self, now_ns: i64) -> Result<u64, StoreError> {
+        let mut left = 0;
+        let mut folders: Vec<PathBuf> = vec![self.root.clone()];
+        for area in Area::ALL {
+            let folder = self.root.join(area.name());
+            if area.is_sharded()
+                && let Ok(entries) = fs::read_dir(&folder)
+            {
+                let shards = entries
+                    .flatten()
+                    .filter(|e| e.file_name().to_str().is_some_and(|n| shard_byte(n).is_some()));
+                folders.extend(shards.map(|e| e.path()));
+            }
+            folders.push(folder);
+        }
+        for folder in folders {
+            let entries = match fs::read_dir(&folder) {
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => continue,
+                entries => entries.map_err(|e| StoreError::io("list", folder.display(), e))?,
+            };
+            for entry in entries.flatten() {
+                if entry.file_name().to_str().is_some_and(|n| n.starts_with(TEMPORARY)) {
+                    let is_gone =
+                        is_abandoned(&entry.path(), now_ns) && fs::remove_file(entry.path()).is_ok();
+                    left += u64::from(!is_gone);
+                }
+            }
+        }
+        Ok(left)
     }
 
     fn finish(&self, name: ObjectName, file: NamedTempFile) -> Result<Listed, StoreError> {
-        let fail = |e| StoreError::io("write", name, e);
+        let fail = |e: io::Error| match e.kind() {
+            // What it was written to has no name any more.
+            ErrorKind::NotFound => self.gone("write to").unwrap_or_else(|| StoreError::io("write", name, e)),
+            _ => StoreError::io("write", name, e),
+        };
         let path = self.path(name);
         // A lease speaks for a run that goes on: it need not outlive the machine, and every command would wait for it.
         let outlives = name.area != Area::Leases;
@@ -356,6 +407,16 @@ impl PutObject for FsPut {
         // Where even this fails, a temporary file is left, which nobody takes for an object.
         let _ = tokio::task::spawn_blocking(move || drop(file)).await;
     }
+}
+
+/// Whether nobody is at work on a temporary file: nothing was written to it lately, and nobody has locked it. Each alone
+/// would not do: locks may not reach other machines, and a writer may be slow.
+fn is_abandoned(path: &Path, now_ns: i64) -> bool {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()).map(File::from) else { return false };
+    let Ok(meta) = file.metadata() else { return false };
+    let age = now_ns.saturating_sub(nanoseconds(meta.mtime(), meta.mtime_nsec()));
+    meta.is_file() && age > LATELY_NS && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
 /// A failure to read one object: of that object alone, unless the machine has run out of something.

@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 
 use super::catalog::Catalog;
 use super::index::{Index, blocking};
+use super::leftovers;
 use super::packer::Packer;
 use super::states::{self, Batch};
 use super::{Repository, now_ns};
@@ -101,6 +102,7 @@ impl Run {
     ) -> Result<Arc<Self>> {
         let id = ObjectId::random();
         let (lease, t0_ns) = put_lease(repository, id, host, purpose).await?;
+        leftovers::clear(repository, lease, t0_ns, host).await;
         let catalog = repository.refresh_catalog().await?;
         let index = repository.refresh_index_lazily().await?;
         let key = Arc::new(repository.keys.new_data_key());

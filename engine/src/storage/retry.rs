@@ -100,6 +100,10 @@ impl Store for RetryingStore {
     async fn delete(&self, name: ObjectName) -> Result<(), StoreError> {
         self.below.delete(name).await
     }
+
+    async fn remove_unfinished(&self, now_ns: i64) -> Result<u64, StoreError> {
+        self.below.remove_unfinished(now_ns).await
+    }
 }
 
 #[cfg(test)]
