@@ -127,9 +127,19 @@ pub(crate) fn kind(kind: Kind) -> &'static str {
     }
 }
 
+/// Longest name or path that is shown whole.
+const LONGEST: usize = 4096;
+
 /// A name with everything that could confuse a terminal or a log written as `\xNN`; a backslash is doubled only
 /// beside such, so that ordinary names stay as they are.
+///
+/// Of what is longer than a path in the system's calls may be, the beginning and the end are shown.
 pub(crate) fn printable(name: &[u8]) -> Cow<'_, str> {
+    if name.len() > LONGEST {
+        let (beginning, end) = (&name[..LONGEST / 4], &name[name.len() - LONGEST / 4..]);
+        let left_out = count((name.len() - LONGEST / 2) as u64);
+        return format!("{}…({left_out} bytes)…{}", printable(beginning), printable(end)).into();
+    }
     let plain = std::str::from_utf8(name).ok().filter(|t| !t.chars().any(is_unsafe));
     if let Some(text) = plain {
         return Cow::Borrowed(text);

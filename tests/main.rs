@@ -10,6 +10,7 @@ mod damage;
 mod differential;
 mod errors;
 mod forgotten;
+mod hostile;
 mod interrupted;
 mod layering;
 mod manual;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, statat};
 
+use crate::common::sandbox::peak_while;
 use crate::common::{Outcome, Sandbox};
 
 /// Most that a backup may take, and restore or check, in MiB of resident memory, the program itself included.
@@ -19,18 +20,9 @@ const RESTORE: u64 = 150;
 fn peak(sandbox: &Sandbox, args: &[&str]) -> u64 {
     let mut command = sandbox.command(args);
     let mut child = command.spawn().unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    while child.try_wait().unwrap().is_none() {
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let high =
-            text.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
-        peak = peak.max(high.unwrap_or(0));
-        std::thread::sleep(Duration::from_millis(3));
-    }
+    let peak = peak_while(&mut child, Duration::MAX);
     Outcome::when_ended(child, &command).succeeds();
-    assert!(peak > 1024, "nothing was measured");
-    peak / 1024
+    peak
 }
 
 /// Backs up, backs up again, checks and restores within the budgets.

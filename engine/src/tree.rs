@@ -85,18 +85,18 @@ impl Summary {
     pub fn add(&mut self, entry: &Entry) {
         match &entry.detail {
             Detail::Regular(_) => {
-                self.files += 1;
+                self.files = self.files.saturating_add(1);
                 self.bytes = self.bytes.saturating_add(entry.meta.size);
             }
             Detail::Directory { below, .. } => {
-                self.directories += 1;
+                self.directories = self.directories.saturating_add(1);
                 self.add_all(below);
             }
-            Detail::Symlink(_) => self.symlinks += 1,
-            Detail::Special => self.others += 1,
+            Detail::Symlink(_) => self.symlinks = self.symlinks.saturating_add(1),
+            Detail::Special => self.others = self.others.saturating_add(1),
             Detail::Missing => {}
         }
-        self.errors += u64::from(entry.error.is_some());
+        self.errors = self.errors.saturating_add(u64::from(entry.error.is_some()));
         self.xattrs |= !entry.xattrs.is_empty();
     }
 

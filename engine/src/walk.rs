@@ -13,7 +13,7 @@ use crate::wire::WireError;
 /// Bytes of entries that are kept.
 const KEPT: usize = 16 << 20;
 /// Longest path.
-const MAX_PATH: usize = 16 << 20;
+const MAX_PATH: usize = 4 << 20;
 
 /// One step of a walk.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl Walk {
                 };
                 if self.path.len() > MAX_PATH {
                     self.path.truncate(cursor.path);
-                    let too_long = WireError::Malformed("length of a path: it is more than 16 MiB");
+                    let too_long = WireError::Malformed("length of a path: it is more than 4 MiB");
                     return Some(Step::Unreadable(damaged_tree("directory", cursor.node, too_long)));
                 }
                 return Some(self.meet(entry, trail));

@@ -96,7 +96,7 @@ pub(super) fn conclude(
     progress: &Progress,
     id: Option<&str>,
 ) -> anyhow::Result<ExitCode> {
-    let damaged = !report.problems.is_empty() || report.damaged_snapshots > 0;
+    let damaged = report.found > 0 || report.damaged_snapshots > 0;
     let mut out = Output::new();
     if context.json() {
         let problem = |(what, reason): &(String, String)| json!({ "path": what, "reason": reason });
@@ -109,6 +109,7 @@ pub(super) fn conclude(
             "entries": report.entries,
             "blobs": report.blobs,
             "bytes": report.bytes,
+            "found": report.found,
             "problems": report.problems.iter().map(problem).collect::<Vec<_>>(),
             "elapsed_seconds": progress.elapsed().as_secs_f64(),
         }))?;
@@ -131,7 +132,7 @@ pub(super) fn conclude(
 fn sentence(r: &CheckReport, took: &str) -> String {
     let snapshots = text::counted(r.snapshots, "snapshot");
     let looked_at = format!("{}, {} of data", text::counted(r.entries, "entry"), text::size(r.bytes));
-    match r.problems.len() as u64 {
+    match r.found {
         0 => format!("check completed without errors in {took}: {snapshots}, {looked_at}"),
         n => format!(
             "check found {} in {} of {snapshots} in {took}: {looked_at}",
@@ -152,7 +153,7 @@ mod tests {
             sentence(&r, "2.0s"),
             "check completed without errors in 2.0s: 3 snapshots, 81,234 entries, 1.0 GiB of data"
         );
-        r.problems.push(("a".into(), "b".into()));
+        r.found = 1;
         r.damaged_snapshots = 1;
         assert_eq!(
             sentence(&r, "2.0s"),

@@ -25,6 +25,11 @@ use crate::tree::{Contents, Detail, Entry};
 use crate::vfs::{Item, Vfs, is_damage};
 use crate::walk::{Step, Walk};
 
+/// Bytes of problems that the report holds.
+const MOST_KEPT: usize = 8 << 20;
+/// Paths that are named: a store that was made to have more of them than can be counted has an end as well.
+const MOST_NAMED: u64 = 100_000;
+
 /// How deep to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
@@ -56,7 +61,9 @@ pub struct CheckReport {
     pub blobs: u64,
     /// Clear bytes verified.
     pub bytes: u64,
-    /// Damage met: path (or object) and reason. The monitor was told of each.
+    /// How much damage was met, by paths and objects. The monitor was told of each.
+    pub found: u64,
+    /// The first of it, as much as fits into memory: path (or object) and reason.
     pub problems: Vec<(String, String)>,
 }
 
@@ -90,6 +97,7 @@ pub async fn check(
         bad: HashMap::new(),
         bad_nodes: HashMap::new(),
         lists: HashMap::new(),
+        kept: 0,
     };
     if scope == Scope::Store {
         check.objects(depth).await?;
@@ -120,12 +128,12 @@ pub async fn check(
     }
     if !(check.bad.is_empty() && check.bad_nodes.is_empty()) {
         for (snapshot, path, entry) in starts {
-            let before = check.report.problems.len();
+            let before = check.report.found;
             check.name_paths(&snapshot, entry, path).await?;
             if let Some(reason) = snapshot.owners.and_then(|id| check.bad_nodes.get(&id).cloned()) {
                 check.problem(&named(&snapshot, b"(owner names)"), &reason);
             }
-            check.report.damaged_snapshots += u64::from(check.report.problems.len() > before);
+            check.report.damaged_snapshots += u64::from(check.report.found > before);
         }
     }
     Ok(check.report)
@@ -149,6 +157,8 @@ struct Check {
     bad_nodes: HashMap<BlobId, String>,
     /// Extent lists that were read, and how much of each is in no hole.
     lists: HashMap<BlobId, u64>,
+    /// Bytes of problems that the report would hold if it held all.
+    kept: usize,
 }
 
 /// How much of a file is in no hole, where an entry says something else.
@@ -192,7 +202,11 @@ impl Check {
 
     fn problem(&mut self, path: &[u8], reason: &str) {
         self.monitor.event(Event::Failed { path, reason });
-        self.report.problems.push((String::from_utf8_lossy(path).into_owned(), reason.into()));
+        self.report.found += 1;
+        self.kept += path.len() + reason.len() + 2 * size_of::<String>();
+        if self.kept <= MOST_KEPT {
+            self.report.problems.push((String::from_utf8_lossy(path).into_owned(), reason.into()));
+        }
     }
 
     fn tree_failure(&mut self, id: BlobId, e: Error) -> Result<()> {
@@ -376,14 +390,17 @@ impl Check {
     async fn name_paths(&mut self, snapshot: &Snapshot, entry: Entry, path: Vec<u8>) -> Result<()> {
         let (mut clean, mut clean_lists) = (self.index.marks(), HashMap::new());
         let mut walk = Walk::new(self.vfs.clone(), entry, path);
-        let mut open: Vec<(BlobId, usize)> = Vec::new();
+        let mut open: Vec<(BlobId, u64)> = Vec::new();
         while let Some(step) = walk.next().await {
             self.cancel.check()?;
-            let path = named(snapshot, walk.path());
+            if self.report.found >= MOST_NAMED {
+                self.problem(&named(snapshot, walk.path()), "what follows is not looked at: it is too much");
+                return Ok(());
+            }
             match step {
                 Step::Enter(entry) => {
                     let node = entry.directory().map(|(node, _)| node).unwrap_or(BlobId([0; 32]));
-                    open.push((node, self.report.problems.len()));
+                    open.push((node, self.report.found));
                     let row = self.index.row(&node, &self.catalog.removals)?;
                     if row.is_some_and(|row| clean.is_marked(row)) {
                         walk.skip();
@@ -391,16 +408,16 @@ impl Check {
                 }
                 Step::Leave(_) => {
                     if let Some((node, before)) = open.pop()
-                        && before == self.report.problems.len()
+                        && before == self.report.found
                         && let Some(row) = self.index.row(&node, &self.catalog.removals)?
                     {
                         clean.mark(row);
                     }
                 }
-                Step::Unreadable(e) => self.problem(&path, &report(&e)),
+                Step::Unreadable(e) => self.problem(&named(snapshot, walk.path()), &report(&e)),
                 Step::Entry(entry) => {
                     if let Some(reason) = self.fault(&entry, &mut clean_lists).await {
-                        self.problem(&path, &reason);
+                        self.problem(&named(snapshot, walk.path()), &reason);
                     }
                 }
             }

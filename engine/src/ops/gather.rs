@@ -13,6 +13,9 @@ use crate::vfs::Located;
 /// Clear bytes that are fetched and opened as one piece of work: a large frame, or several small ones.
 const BATCH: u64 = 2_000_000;
 
+/// Blobs of one piece of work. A frame of more of them is opened more than once.
+const MOST: usize = 16_384;
+
 /// A blob that is wanted, with what the caller wants it for.
 #[derive(Debug)]
 pub(super) struct Wanted<T> {
@@ -21,7 +24,8 @@ pub(super) struct Wanted<T> {
     pub(super) uses: T,
 }
 
-/// Cuts wanted blobs, which are in stored order, into pieces of work. Blobs of one frame stay together.
+/// Cuts wanted blobs, which are in stored order, into pieces of work. Blobs of one frame stay together, unless they are
+/// very many.
 pub(super) fn batches<T>(
     wanted: impl Iterator<Item = Result<Wanted<T>>>,
 ) -> impl Iterator<Item = Result<Vec<Wanted<T>>>> {
@@ -36,7 +40,7 @@ pub(super) fn batches<T>(
                 Some(Err(_)) if !batch.is_empty() => break,
                 Some(Ok(w)) => {
                     let first = w.located.frames.first().map(FrameRef::key);
-                    if bytes >= BATCH && first != last {
+                    if bytes >= BATCH && first != last || batch.len() >= MOST {
                         break;
                     }
                 }

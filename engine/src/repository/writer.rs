@@ -39,6 +39,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(120);
 const LEASE_EVERY: Duration = Duration::from_secs(3600);
 /// Nodes are looked up one by one more often than files are: their frames stay smaller.
 const META_FRAME: u32 = 1 << 20;
+/// Blobs of one frame, at most: who reads the frame keeps an account of each.
+const FRAME_BLOBS: usize = 8192;
 /// A frame that was made so many times smaller is compact.
 const COMPACT: u64 = 8;
 /// Groups waiting for a packer; each is about a frame.
@@ -400,7 +402,7 @@ impl Framer {
             frames.last().into_iter().for_each(|f| self.learn(f));
             return run.submit(self.class, Group { frames, blobs });
         }
-        if self.buffer.len() + clear.len() > self.frame_bytes {
+        if self.buffer.len() + clear.len() > self.frame_bytes || self.blobs.len() >= FRAME_BLOBS {
             self.flush(run)?;
         }
         self.blobs.push(record(self.buffer.len() as u32, false));

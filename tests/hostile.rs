@@ -1,0 +1,187 @@
+//! Stores that were made to hurt whoever reads them: small, and endless, deep or heavy when they are unfolded. Check comes
+//! to an end; restore may have no end, but neither takes more memory than it may.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plakar_connectors::fs::FsStore;
+use plakar_engine::cache::LocalDirs;
+use plakar_engine::crypto::Class;
+use plakar_engine::id::BlobId;
+use plakar_engine::keyslot::UserSecret;
+use plakar_engine::meta::{Kind, Metadata, Xattr};
+use plakar_engine::ops::Cancel;
+use plakar_engine::repository::writer::{Framer, Run};
+use plakar_engine::repository::{Probe, Repository};
+use plakar_engine::snapshot::Snapshot;
+use plakar_engine::storage::Store;
+use plakar_engine::tree::build;
+use plakar_engine::tree::{Contents, Detail, Entry, Extent, Summary};
+use plakar_engine::wire::Put;
+
+use crate::common::sandbox::peak_while;
+use crate::common::{Outcome, Sandbox};
+
+/// MiB of resident memory, the program itself included.
+const BUDGET: u64 = 150;
+/// How long a restore without an end is watched.
+const WATCHED: Duration = Duration::from_secs(4);
+
+/// Builds a tree by hand.
+struct Builder {
+    run: Arc<Run>,
+    data: Framer,
+    meta: Framer,
+}
+
+impl Builder {
+    fn put(&mut self, class: Class, blob: &[u8]) -> BlobId {
+        let id = self.run.repository().keys().identify(class, blob);
+        if self.run.claim(&id) {
+            let framer = if class == Class::Data { &mut self.data } else { &mut self.meta };
+            framer.push(&self.run, id, blob).unwrap();
+        }
+        id
+    }
+
+    /// A directory of such entries.
+    fn directory(&mut self, name: &str, entries: &[Entry]) -> Entry {
+        let key = *self.run.repository().keys().chunker();
+        let node: Result<_, std::convert::Infallible> =
+            build::directory(entries, &key, |node| Ok(self.put(Class::Meta, &node)));
+        let mut below = Summary::default();
+        entries.iter().for_each(|e| below.add(e));
+        entry(name, Kind::Directory, Detail::Directory { node: node.unwrap(), below })
+    }
+}
+
+fn entry(name: &str, kind: Kind, detail: Detail) -> Entry {
+    let meta = Metadata { kind, ..Metadata::directory(0o755) };
+    Entry { name: name.into(), meta, detail, xattrs: vec![], links: None, error: None }
+}
+
+fn file(name: &str, contents: Contents) -> Entry {
+    let size = contents.items.iter().map(|i| i.len).sum();
+    let mut file = entry(name, Kind::Regular, Detail::Regular(contents));
+    file.meta.size = size;
+    file
+}
+
+/// A store with one snapshot, whose `/` is what is built.
+fn store(build: impl FnOnce(&mut Builder) -> Entry + Send + 'static) -> Sandbox {
+    let sandbox = Sandbox::with_key_file();
+    let secret = UserSecret::from_file_contents(std::fs::read(sandbox.path("key")).unwrap());
+    let dirs = LocalDirs { cache: sandbox.path("evil cache"), state: sandbox.path("evil state") };
+    let store: Arc<dyn Store> = Arc::new(FsStore::new(sandbox.store()));
+    let work = async {
+        let probe = Probe::read(&store).await.unwrap();
+        let repository = Repository::open(store.clone(), probe, Some(secret), &dirs).await.unwrap();
+        let run = Run::begin(&repository, "host", "backup", Cancel::default()).await.unwrap();
+        let building = run.clone();
+        let root = tokio::task::spawn_blocking(move || {
+            let [data, meta] = [Class::Data, Class::Meta].map(|c| building.framer(c).unwrap());
+            let mut builder = Builder { run: building, data, meta };
+            let mut root = build(&mut builder);
+            root.name = b".".to_vec();
+            let Builder { run, mut data, mut meta } = builder;
+            data.flush(&run).unwrap();
+            meta.flush(&run).unwrap();
+            root
+        });
+        let root = root.await.unwrap();
+        run.commit(Snapshot { root, ..Snapshot::empty() }).await.unwrap();
+    };
+    tokio::runtime::Runtime::new().unwrap().block_on(work);
+    sandbox
+}
+
+/// Check ends soon, with this code and within its budget; a restore keeps to its budget for as long as it is watched.
+#[track_caller]
+fn is_borne(sandbox: &Sandbox, code: i32) {
+    let begun = Instant::now();
+    let mut command = sandbox.command(["check"]);
+    let mut child = command.spawn().unwrap();
+    let peak = peak_while(&mut child, Duration::from_secs(60));
+    let outcome = Outcome::when_ended(child, &command).ends_with(code);
+    assert!(begun.elapsed() < Duration::from_secs(60), "{outcome}");
+    assert!(peak < BUDGET, "{peak} MiB: {outcome}");
+
+    let mut command = sandbox.command(["restore", "-to", "to", "latest"]);
+    let mut child = command.spawn().unwrap();
+    let peak = peak_while(&mut child, WATCHED);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(peak < BUDGET, "restore took {peak} MiB");
+}
+
+#[test]
+fn a_file_that_unfolds_into_more_extents_than_can_be_counted() {
+    let sandbox = store(|b| {
+        // One list of each level, over and over in the next one.
+        let mut item = Extent { id: Some(b.put(Class::Data, b"x")), len: 1 };
+        for level in 0..4 {
+            let id = Some(b.put(Class::Meta, &list_of(level, item)));
+            item = Extent { id, len: item.len * 4096 };
+        }
+        let contents =
+            Contents { level: 4, items: vec![item; 32], data_bytes: item.len * 32, missing: false };
+        b.directory("", &[file("endless", contents)])
+    });
+    is_borne(&sandbox, 0);
+}
+
+/// An extent list of a level that has one item 4096 times: FORMAT.md §9.
+fn list_of(level: u8, item: Extent) -> Vec<u8> {
+    let mut blob = vec![3, 1, level];
+    blob.put_uv(4096);
+    for _ in 0..4096 {
+        blob.put_uv(item.len << 1);
+        blob.extend_from_slice(&item.id.unwrap().0);
+    }
+    blob
+}
+
+#[test]
+fn directories_that_unfold_into_more_entries_than_can_be_counted() {
+    let sandbox = store(|b| {
+        let mut below = b.directory("", &[]);
+        for _ in 0..30 {
+            let entries: Vec<Entry> =
+                (0..3000).map(|i| Entry { name: format!("{i:05}").into(), ..below.clone() }).collect();
+            below = b.directory("", &entries);
+        }
+        below
+    });
+    is_borne(&sandbox, 0);
+}
+
+#[test]
+fn a_tree_deeper_than_a_path_may_be_long() {
+    let sandbox = store(|b| {
+        let mut below = b.directory("bottom", &[]);
+        for _ in 0..6000 {
+            below = Entry { name: vec![b'd'; 4000], ..below };
+            below = b.directory("", &[below]);
+        }
+        below
+    });
+    is_borne(&sandbox, 65);
+}
+
+#[test]
+fn a_deep_tree_of_heavy_attributes() {
+    let sandbox = store(|b| {
+        let heavy =
+            |i: usize, part: u8| Xattr { name: format!("user.{part}").into(), value: vec![i as u8; 900_000] };
+        let mut below = b.directory("bottom", &[]);
+        for i in 0..400 {
+            below.xattrs = vec![heavy(i, 1), heavy(i, 2)];
+            let mut beside = entry("beside", Kind::Fifo, Detail::Special);
+            beside.xattrs.clone_from(&below.xattrs);
+            below.name = b"deeper".to_vec();
+            below = b.directory("", &[beside, below]);
+        }
+        below
+    });
+    is_borne(&sandbox, 0);
+}
