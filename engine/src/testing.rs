@@ -145,9 +145,9 @@ impl Fixture {
         Self::new(Kind::Fifo, 0, What::Fifo)
     }
 
-    /// A file that cannot be opened.
-    pub fn unreadable() -> Self {
-        Self::new(Kind::Regular, 5, What::Unreadable(5))
+    /// A file that cannot be opened, of this size as far as is known.
+    pub fn unreadable(size: u64) -> Self {
+        Self::new(Kind::Regular, size, What::Unreadable(size))
     }
 
     /// A directory of named things.

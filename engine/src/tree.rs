@@ -320,7 +320,7 @@ impl Entry {
                 let n = r.count(INLINE_ITEMS as u64, 2, "items")?;
                 let items = decode_items(r, n, level)?;
                 let missing = flags & NO_CONTENTS != 0;
-                if missing != (items.is_empty() && size > 0) || !missing && total(&items)? != size {
+                if missing && !items.is_empty() || !missing && total(&items)? != size {
                     return Err(WireError::Malformed("size of a file"));
                 }
                 let data_bytes = stored.unwrap_or_else(|| data_bytes(&items));

@@ -81,6 +81,8 @@ fn every_kind_of_entry_round_trips() {
         data_bytes: 12345,
         missing: false,
     });
+    let mut unknown = file(b"cc", 0);
+    unknown.detail = Detail::Regular(Contents { missing: true, ..Contents::default() });
     let mut lost = file(b"c", 77);
     lost.detail = Detail::Regular(Contents { missing: true, ..Contents::default() });
     let mut device = plain(b"h", Kind::BlockDevice, Detail::Special);
@@ -91,6 +93,7 @@ fn every_kind_of_entry_round_trips() {
         sparse,
         listed,
         lost,
+        unknown,
         plain(b"d", Kind::Directory, Detail::Directory { node: BlobId([3; 32]), below }),
         plain(b"e", Kind::Symlink, Detail::Symlink(vec![b'x'; 5000])),
         plain(b"f", Kind::Fifo, Detail::Special),

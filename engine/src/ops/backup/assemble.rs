@@ -428,7 +428,16 @@ impl FileInWork {
         let Some(mut entry) = state.entry else { return Ok(()) };
         if let Detail::Regular(Contents { missing: false, .. }) = entry.detail {
             let extents = state.extents.into_values().collect();
-            entry.detail = Detail::Regular(tree::build::contents(extents, |blob| assembly.put_meta(&blob))?);
+            let contents = tree::build::contents(extents, |blob| assembly.put_meta(&blob))?;
+            // Nobody could read it back: better to lose this file, and to say so, than to find that out one day.
+            if tree::total(&contents.items) == Ok(entry.meta.size) {
+                entry.detail = Detail::Regular(contents);
+            } else {
+                let reason = "internal error: its pieces do not add up to its size; please report it";
+                assembly.report(&self.page.directory.path_of(&entry.name), reason);
+                entry.error = Some(reason.into());
+                entry.detail = Detail::Regular(Contents { missing: true, ..Contents::default() });
+            }
         }
         if entry.error.is_none() {
             let path = self.page.directory.path_of(&entry.name);

@@ -199,12 +199,16 @@ async fn a_change_that_the_clock_may_hide_is_not_trusted() {
 async fn what_cannot_be_read_is_recorded_and_tried_again() {
     let bench = Bench::new().await;
     let mut tree = tree();
-    tree.put("secret", Fixture::unreadable());
+    tree.put("secret", Fixture::unreadable(5));
+    tree.put("of unknown size", Fixture::unreadable(0));
     let (report, _) = bench.backup(&tree).await;
-    assert_eq!((report.errors, report.snapshot.summary().errors), (1, 1));
+    assert_eq!((report.errors, report.snapshot.summary().errors), (2, 2));
+    bench.check().await;
     let (report, opened) = bench.backup(&tree).await;
-    assert_eq!((report.errors, opened), (1, 1));
-    *tree.at("secret") = Fixture::file("open now");
+    assert_eq!((report.errors, opened), (2, 2));
+    for name in ["secret", "of unknown size"] {
+        *tree.at(name) = Fixture::file("open now");
+    }
     let (report, _) = bench.backup(&tree).await;
     assert_eq!(report.errors, 0);
     assert_holds(&bench.open().await, &report.snapshot, &tree).await;
