@@ -25,6 +25,54 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
+fn nothing_is_called_latest_while_the_newest_snapshot_cannot_be_read() {
+    let sandbox = Sandbox::with_key_file();
+    fs::write(sandbox.path("file"), "old").unwrap();
+    sandbox.backup(&sandbox.path("file"));
+    let first = sandbox.objects("snapshots");
+    fs::write(sandbox.path("file"), "new").unwrap();
+    sandbox.backup(&sandbox.path("file"));
+    let newest = sandbox.objects("snapshots").into_iter().find(|s| !first.contains(s)).unwrap();
+    fs::write(newest, "damaged").unwrap();
+    fs::remove_dir_all(sandbox.cache()).unwrap();
+    let path = sandbox.path("file");
+    let inside = path.strip_prefix("/").unwrap();
+    let at = |place: &Path, how: &str| {
+        let name = format!("{}@{how}", inside.display());
+        fs::read_to_string(
+            place.join("snapshots").read_dir().unwrap().next().unwrap().unwrap().path().join(name),
+        )
+    };
+    let mount = MountGuard::new(&sandbox, [""; 0]);
+    assert!(fs::symlink_metadata(mount.path().join("latest")).is_err());
+    assert!(at(mount.path(), "latest").is_err() && at(mount.path(), "now").is_err());
+    assert_eq!(fs::read_dir(mount.path().join("snapshots")).unwrap().count(), 1);
+    mount.signal(Signal::TERM);
+    mount.ended().says(&["cannot be read", "-skip-damaged"]);
+    let mount = MountGuard::new(&sandbox, ["-skip-damaged"]);
+    assert_eq!(fs::read_to_string(mount.path().join("latest").join(inside)).unwrap(), "old");
+    assert_eq!(at(mount.path(), "latest").unwrap(), "old");
+}
+
+#[test]
+fn a_mount_in_the_background_needs_no_home_to_write_its_log_to() {
+    let sandbox = Sandbox::with_key_file();
+    fs::write(sandbox.path("file"), "text").unwrap();
+    sandbox.backup(&sandbox.path("file"));
+    // Not even root can make a directory there.
+    fs::remove_dir_all(sandbox.path("home")).unwrap();
+    fs::write(sandbox.path("home"), "no directory").unwrap();
+    let at = sandbox.path("mnt");
+    fs::create_dir(&at).unwrap();
+    let outcome =
+        sandbox.run([std::ffi::OsStr::new("mount"), "-background".as_ref(), "-to".as_ref(), at.as_os_str()]);
+    let shown = fs::read_dir(at.join("snapshots")).map(Iterator::count);
+    sandbox.run([std::ffi::OsStr::new("umount"), at.as_os_str()]).succeeds();
+    outcome.succeeds().says(&["its log is", "cannot be written"]);
+    assert!(shown.is_ok_and(|n| n == 1));
+}
+
+#[test]
 fn a_tree_of_everything_is_identical_in_the_mount_and_copied_from_it() {
     let sandbox = Sandbox::new();
     let source = sandbox.path("source");

@@ -85,6 +85,8 @@ pub struct FsConfig {
     pub what: What,
     /// Which snapshots are shown, when it is the store.
     pub filter: Filter,
+    /// Choose by time among the snapshots that can be read, though one that cannot might be what is meant.
+    pub skip_damaged: bool,
     /// Who owns things.
     pub owner: Owner,
     /// The one user that everything belongs to, whatever `owner` says.
@@ -109,6 +111,7 @@ impl Default for FsConfig {
         Self {
             what: What::Store,
             filter: Filter::all(),
+            skip_damaged: false,
             owner: Owner::Recorded,
             uid: None,
             gid: None,

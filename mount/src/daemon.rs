@@ -20,8 +20,9 @@ mod pid_file;
 mod registry;
 pub mod status;
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -69,6 +70,25 @@ pub enum StartError {
         /// Its log.
         log: PathBuf,
     },
+}
+
+/// Whether a log can be kept at a path, whose directory is made if there is none.
+///
+/// # Errors
+/// Why it cannot.
+pub fn try_log(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), make_private)?;
+    log::open(path).map(drop)
+}
+
+/// A place for a log in the system's temporary directory, where nobody else's can be taken for it; or one that keeps
+/// nothing, where there is no room for it either.
+pub fn spare_log() -> PathBuf {
+    let place = std::env::temp_dir();
+    let random = RandomState::new().hash_one(std::process::id());
+    let file = place.join(format!("plakar-mount-{random:016x}.log"));
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
+    if made.is_ok() { file } else { PathBuf::from("/dev/null") }
 }
 
 /// Runs a command, which mounts, in the background. Returns its process when it is ready.

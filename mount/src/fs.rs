@@ -149,7 +149,9 @@ impl SnapshotFs {
         let folders = Arc::new(Folders::new(vfs, shares.folders));
         let numbers = Numbers::new(repository.keys());
         let (view, root) = match &config.what {
-            What::Store => (View::new(&catalog, &config.filter), Inode::Folder(Arc::from(&b""[..]))),
+            What::Store => {
+                (View::new(&catalog, &config.filter, config.skip_damaged), Inode::Folder(Arc::from(&b""[..])))
+            }
             What::Snapshot { snapshot, path } => {
                 let found = catalog.snapshots.iter().find(|s| s.id == *snapshot);
                 let found = found.ok_or_else(|| Error::NoSnapshot { what: snapshot.to_string() })?;
@@ -235,7 +237,7 @@ impl SnapshotFs {
         }
         let seen = *self.view().listing();
         let Some(catalog) = self.repository.catalog_since(&seen).await? else { return Ok(Vec::new()) };
-        let mut view = View::new(&catalog, &self.config.filter);
+        let mut view = View::new(&catalog, &self.config.filter, self.config.skip_damaged);
         if self.config.xattrs == Xattrs::Auto
             && !self.xattrs
             && view.snapshots().iter().any(|s| has_xattrs(&s.snapshot))

@@ -168,11 +168,16 @@ pub struct View {
     generation: u64,
     /// A digest of the listings that it was made from.
     listing: [u8; 32],
+    /// A snapshot cannot be read, and may be the newest: nothing is chosen by time. An older one in its place would be
+    /// taken for it.
+    is_partial: bool,
 }
 
 impl View {
-    /// The names for the snapshots that a filter shows.
-    pub fn new(catalog: &Catalog, filter: &Filter) -> Self {
+    /// The names for the snapshots that a filter shows. Names that are chosen by time are left out while a snapshot
+    /// cannot be read, unless those are to be skipped.
+    pub fn new(catalog: &Catalog, filter: &Filter, skip_damaged: bool) -> Self {
+        let is_partial = !catalog.broken.is_empty() && !skip_damaged;
         let mut snapshots: Vec<_> = catalog.snapshots.iter().filter(|s| filter.shows(s)).collect();
         snapshots.sort_by_key(|s| (s.time_ns, s.id));
         let names = names::of_snapshots(&snapshots);
@@ -196,10 +201,14 @@ impl View {
                 let place = [&place[0][..], &place[1][..]];
                 tree.put(&place, &name, cookie, link(2));
                 // Oldest first: the last one stays.
-                tree.put(&place, LATEST, FIRST_COOKIE, link(2));
+                if !is_partial {
+                    tree.put(&place, LATEST, FIRST_COOKIE, link(2));
+                }
             }
             tree.histories(&[b"hosts/", &places[0][1][..]].concat());
-            tree.put(&[], LATEST, FIRST_COOKIE, link(0));
+            if !is_partial {
+                tree.put(&[], LATEST, FIRST_COOKIE, link(0));
+            }
             shown.push(Shown { name: name.into(), snapshot: (*snapshot).clone() });
         }
         let newest = snapshots.last().map_or(0, |s| s.time_ns);
@@ -211,7 +220,13 @@ impl View {
             departed: Vec::new(),
             generation: 0,
             listing: catalog.listing,
+            is_partial,
         }
+    }
+
+    /// Whether nothing can be chosen by time.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.is_partial
     }
 
     /// Takes over the times of directories that are the same in an older view, gives the others a newer one than they
@@ -291,6 +306,7 @@ impl View {
     pub(crate) fn at(&self, moment: &Moment, fits: impl Fn(&Snapshot) -> bool) -> Option<&Shown> {
         let mut newest_first = self.shown.iter().rev().filter(|s| fits(&s.snapshot));
         match moment {
+            Moment::Latest(_) | Moment::Before(_) if self.is_partial => None,
             Moment::Latest(back) => newest_first.nth(*back),
             Moment::Before(ns) => newest_first.find(|s| s.snapshot.time_ns < *ns),
             Moment::Id(digits) => self.by_prefix(digits),

@@ -190,11 +190,15 @@ pub(crate) async fn run(context: &AppContext, args: MountArgs) -> anyhow::Result
 /// Serves to the end, and keeps a service manager informed.
 async fn serve(session: MountSession, tell: impl Fn(&MountError)) -> anyhow::Result<()> {
     notify::ready();
+    let fs = session.file_system().clone();
     let ended = session.serve(|e| {
         notify::status(&e.to_string());
         tell(e);
     });
-    ended.await.map_err(explain)
+    let ended = ended.await;
+    // Whoever was just asked something may hold the file system until the process is gone.
+    fs.repository().cache().clear_away();
+    ended.map_err(explain)
 }
 
 /// Where the mount in the background logs.
@@ -260,6 +264,12 @@ async fn mount(
     }
     config.fs.disk_cache_bytes = args.disk_cache_size;
     choose(&mut config.fs, args, &catalog)?;
+    if config.fs.what == What::Store && !catalog.broken.is_empty() && !config.fs.skip_damaged {
+        let n = text::counted(catalog.broken.len() as u64, "snapshot");
+        context.notice(&format!(
+            "{n} cannot be read: nothing is called `latest` meanwhile, since that may be one of them; -skip-damaged chooses among the others"
+        ));
+    }
     drop(catalog);
     let started = Box::pin(MountSession::start(config, repository)).await;
     started.map_err(|e| match e {
@@ -280,6 +290,7 @@ fn mounted_already(context: &AppContext, at: &Path) -> anyhow::Error {
 /// What the arguments choose: all that fits, or one.
 fn choose(fs: &mut FsConfig, args: &MountArgs, catalog: &Catalog) -> anyhow::Result<()> {
     let filter = args.query.filter();
+    fs.skip_damaged = filter.skip_damaged;
     match &args.snapshot {
         Some(argument) => {
             let (snapshot, path) = find(argument, catalog, &filter)?;
@@ -378,7 +389,19 @@ async fn start_in_background(
         }
     });
     tell_what_is_hidden(context, &at);
-    let log = log_file(context, args, &at)?;
+    let mut log = log_file(context, args, &at)?;
+    if args.log_file.is_none()
+        && let Err(e) = daemon::try_log(&log)
+    {
+        let why = crate::report::tidy(&e.to_string());
+        let usual = std::mem::replace(&mut log, daemon::spare_log());
+        command.arg("--log-file").arg(&log);
+        context.notice(&format!(
+            "its log is {}, since {} cannot be written: {why}",
+            log.display(),
+            usual.display()
+        ));
+    }
     let (place, logged) = (at.clone(), log.clone());
     let started = tokio::task::spawn_blocking(move || {
         daemon::start(command, handed.as_ref().map(|s| s.as_slice()), &place, &logged)

@@ -220,7 +220,7 @@ fn versions(view: &View, place: &Place, stood: &[Stood], which: impl Fn(&Entry) 
         let cookie = view::cookie_of(&shown.snapshot);
         items.push(Item { name: shown.name.clone(), cookie, target: Target::Link(link) });
     }
-    if let Some(newest) = items.last() {
+    if let Some(newest) = items.last().filter(|_| !view.is_partial()) {
         let (name, target) = (LATEST.into(), newest.target.clone());
         items.insert(0, Item { name, cookie: view::FIRST_COOKIE, target });
     }

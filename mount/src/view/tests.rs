@@ -37,7 +37,7 @@ fn snapshot(id: [u8; 32], time_ns: i64) -> Arc<Snapshot> {
 }
 
 fn view(snapshots: &[Arc<Snapshot>]) -> View {
-    View::new(&Catalog { snapshots: snapshots.to_vec(), ..Catalog::default() }, &Filter::all())
+    View::new(&Catalog { snapshots: snapshots.to_vec(), ..Catalog::default() }, &Filter::all(), false)
 }
 
 fn names(view: &View, folder: &[u8]) -> Vec<String> {
