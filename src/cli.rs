@@ -89,6 +89,7 @@ pub(crate) enum Command {
     Check(Box<commands::check::CheckArgs>),
     Mount(Box<commands::mount::MountArgs>),
     Umount(commands::umount::UmountArgs),
+    Repair(commands::repair::RepairArgs),
     Rm(Box<commands::rm::RmArgs>),
     Key(commands::key::KeyArgs),
     Cache(commands::cache::CacheArgs),

@@ -10,6 +10,7 @@ pub(crate) mod info;
 pub(crate) mod key;
 pub(crate) mod ls;
 pub(crate) mod mount;
+pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod umount;
@@ -18,6 +19,7 @@ pub(crate) mod version;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use plakar_engine::error::Error;
 use plakar_engine::ops::Cancel;
@@ -50,6 +52,7 @@ pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Resul
         Command::Check(args) => Box::pin(check::run(context, *args)).await,
         Command::Mount(args) => Box::pin(mount::run(context, *args)).await,
         Command::Umount(args) => Box::pin(umount::run(context, args)).await,
+        Command::Repair(args) => Box::pin(repair::run(context, args)).await,
         Command::Rm(args) => Box::pin(rm::run(context, *args)).await,
         Command::Key(args) => Box::pin(key::run(context, args)).await,
         Command::Cache(args) => cache::run(context, args),
@@ -57,6 +60,10 @@ pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Resul
         Command::Help(args) => help::run(context, &args),
     }
 }
+
+/// How long nothing may get on after a signal. Then the process ends as it is: what a thread waits for in the kernel, a
+/// network that is gone or a program that does not answer, may never come.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A cancellation that SIGINT and SIGTERM ask for; a second one ends the process at once.
 fn cancel_on_signals(what_is_kept: &'static str) -> anyhow::Result<Cancel> {
@@ -75,10 +82,29 @@ fn cancel_on_signals(what_is_kept: &'static str) -> anyhow::Result<Cancel> {
                 std::process::exit(ExitCode::Interrupted as i32);
             }
             asked.cancel();
+            let watched = asked.clone();
+            // A thread of the system's: all others may be waiting.
+            std::thread::spawn(move || end_if_stuck(&watched, what_is_kept));
             screen::line(&format!("stopping: {what_is_kept}; Ctrl-C once more stops at once"));
         }
     });
     Ok(cancel)
+}
+
+/// Ends the process when an operation that was asked to stop does not get on with that.
+fn end_if_stuck(cancel: &Cancel, what_is_kept: &str) {
+    let (mut moves, mut since) = (cancel.moves(), Instant::now());
+    while since.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(100));
+        if cancel.moves() != moves {
+            (moves, since) = (cancel.moves(), Instant::now());
+        }
+    }
+    screen::line(&format!(
+        "stopped: something has not answered for {} seconds; {what_is_kept}",
+        PATIENCE.as_secs()
+    ));
+    std::process::exit(ExitCode::Interrupted as i32);
 }
 
 /// Reads snapshots, keeping what was decoded last.

@@ -43,6 +43,24 @@ fn all_is_well(sandbox: &Sandbox, ids: &[String], what: &str) {
 }
 
 #[test]
+fn what_is_kept_on_this_machine_is_for_its_user_alone_whatever_the_umask() {
+    use std::os::unix::fs::PermissionsExt;
+    let sandbox = Sandbox::with_key_file();
+    std::fs::create_dir(sandbox.path("source")).unwrap();
+    std::fs::write(sandbox.path("source/file"), "text").unwrap();
+    let shell = ["sh", "-c", "umask 0; exec \"$0\" \"$@\""];
+    for args in [&["backup", "source"][..], &["check"], &["ls"]] {
+        Outcome::of(&mut sandbox.under(&shell, args)).succeeds();
+    }
+    let files = files_below(&sandbox.path("home"));
+    assert!(files.iter().any(|f| f.ends_with("cache.db")), "{files:?}");
+    for file in files {
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{} is {mode:o}", file.display());
+    }
+}
+
+#[test]
 fn a_flipped_bit_in_the_cache_costs_nothing_but_time() {
     let (sandbox, ids) = store_with_backups();
     let kept = sandbox.path("cache kept");

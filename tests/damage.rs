@@ -439,6 +439,23 @@ fn an_object_of_another_store_is_refused() {
 }
 
 #[test]
+fn a_folder_of_packfiles_that_cannot_be_listed_is_named_and_the_rest_is_checked() {
+    let s = Specimen::new();
+    let shard = s.object(0, "data").parent().unwrap();
+    let damaged = s.object(1, "meta");
+    let good = std::fs::read(damaged).unwrap();
+    Harm::FlipMiddle.apply(damaged);
+    let inject = "inject=getdents64:error=EIO";
+    let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", shard.to_str().unwrap()];
+    let strace = [&strace[..], &["-e", "trace=getdents64", "-e", inject]].concat();
+    let outcome = Outcome::of(&mut s.sandbox.under(&strace, ["check"])).ends_with(65);
+    let name = shard.file_name().unwrap().to_str().unwrap();
+    outcome.says(&[&format!("data/{name}"), "Input/output error", &s.ids[1][..8]]);
+    put_back(damaged, &good);
+    s.sandbox.run(["check"]).succeeds();
+}
+
+#[test]
 fn foreign_and_temporary_files_in_a_store_are_ignored() {
     let s = Specimen::new();
     for area in ["", "snapshots", "states", "data", "data/00", "meta", "keys", "removals", "notes"] {
@@ -458,7 +475,7 @@ fn foreign_and_temporary_files_in_a_store_are_ignored() {
 fn a_lost_config_is_replaced_by_its_copy_in_the_key_slot() {
     let s = Specimen::new();
     let config = s.sandbox.store().join("CONFIG");
-    let notice = ["CONFIG", "key slot"];
+    let notice = ["CONFIG", "a copy of it is used", "plakar repair"];
     for cache in CACHES {
         for harm in
             [Flip(0), Flip(10), Flip(45), FlipMiddle, Flip(-1), CutInHalf, Cut(0), Zeros, Gone, Longer]
@@ -482,6 +499,93 @@ fn a_lost_config_is_replaced_by_its_copy_in_the_key_slot() {
                 std::fs::remove_file(new).unwrap();
             }
         }
+    }
+}
+
+/// A store without encryption, with one snapshot of `source`, and how to run the program on it.
+fn plaintext() -> (Sandbox, impl Fn(&Sandbox, &[&str]) -> Outcome) {
+    let plain = |sandbox: &Sandbox, args: &[&str]| {
+        let mut command = sandbox.command(args);
+        Outcome::of(command.env_remove("PLAKAR_PASSPHRASE"))
+    };
+    let sandbox = Sandbox::empty();
+    plain(&sandbox, &["create", "-plaintext"]).succeeds();
+    std::fs::create_dir(sandbox.path("source")).unwrap();
+    std::fs::write(sandbox.path("source/file"), noise(1, 50_000)).unwrap();
+    plain(&sandbox, &["backup", "source"]).succeeds();
+    (sandbox, plain)
+}
+
+/// It went well, and says this.
+#[track_caller]
+fn prints(outcome: &Outcome, parts: &[&str]) {
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+    parts.iter().for_each(|part| assert!(outcome.text().contains(part), "{part}: {outcome}"));
+}
+
+const CONFIG_HARMS: [Harm; 11] =
+    [Flip(0), Flip(10), Flip(45), FlipMiddle, Flip(-1), CutInHalf, Cut(0), Zeros, Gone, Fifo, Longer];
+
+#[test]
+fn a_plaintext_store_without_its_config_is_read_by_the_copy_and_repaired() {
+    let (sandbox, plain) = plaintext();
+    let config = sandbox.store().join("CONFIG");
+    let good = std::fs::read(&config).unwrap();
+    for harm in CONFIG_HARMS {
+        harm.apply(&config);
+        let notice = ["CONFIG", "a copy of it is used", "plakar repair"];
+        plain(&sandbox, &["ls"]).succeeds().says(&notice);
+        plain(&sandbox, &["check"]).ends_with(65).says(&notice);
+        plain(&sandbox, &["restore", "-to", "to", "latest"]).succeeds();
+        ALL.check(&sandbox.path("source"), &sandbox.path("to"));
+        std::fs::remove_dir_all(sandbox.path("to")).unwrap();
+        prints(&plain(&sandbox, &["repair"]), &["would", "CONFIG: write it again"]);
+        prints(&plain(&sandbox, &["repair", "-apply"]), &["done", "CONFIG: write it again"]);
+        assert!(std::fs::read(&config).unwrap() == good, "{harm:?}");
+        plain(&sandbox, &["check"]).succeeds();
+        prints(&plain(&sandbox, &["repair"]), &["nothing to mend"]);
+    }
+    // A directory in its place stays: it may hold something.
+    Folder.apply(&config);
+    plain(&sandbox, &["ls"]).succeeds();
+    let refused = plain(&sandbox, &["repair", "-apply"]);
+    assert!(refused.code != Some(0), "{refused}");
+    refused.says(&["CONFIG"]);
+}
+
+#[test]
+fn a_plaintext_store_without_the_copy_of_its_config_gets_another() {
+    let (sandbox, plain) = plaintext();
+    let config = sandbox.store().join("CONFIG");
+    let good = std::fs::read(&config).unwrap();
+    for harm in CONFIG_HARMS {
+        let copy = sandbox.objects("keys").remove(0);
+        harm.apply(&copy);
+        plain(&sandbox, &["ls"]).succeeds();
+        let repaired = plain(&sandbox, &["repair", "-apply"]).succeeds();
+        // Not every bit of the object is one of the copy.
+        let is_lost = matches!(harm, FlipMiddle | CutInHalf | Cut(0) | Zeros | Gone | Fifo);
+        assert!(!is_lost || repaired.text().contains("keys: write a copy of CONFIG"), "{harm:?}: {repaired}");
+        assert_eq!(sandbox.objects("keys").len(), 1, "{harm:?}");
+        plain(&sandbox, &["check"]).succeeds();
+        // It serves.
+        std::fs::remove_file(&config).unwrap();
+        plain(&sandbox, &["ls"]).succeeds();
+        std::fs::write(&config, &good).unwrap();
+    }
+    // The copy is no key.
+    let copy = sandbox.objects("keys").remove(0);
+    let listed = plain(&sandbox, &["key", "ls"]).succeeds();
+    assert_eq!(listed.text(), "", "{listed}");
+    let id = copy.file_name().unwrap().to_str().unwrap().to_owned();
+    plain(&sandbox, &["key", "rm", "-apply", &id]).ends_with(1).says(&["there is no key"]);
+    // Without either, that is what is said.
+    for harm in [FlipMiddle, Zeros, Cut(0)] {
+        for object in [&copy, &config] {
+            harm.apply(object);
+        }
+        let outcome = plain(&sandbox, &["ls"]).ends_with(66).says(&["CONFIG is damaged", "no copy of it"]);
+        assert!(!outcome.stderr.contains("encrypted"), "{outcome}");
     }
 }
 

@@ -113,6 +113,25 @@ fn keys_are_added_changed_and_removed() {
 }
 
 #[test]
+fn a_key_whose_label_was_changed_is_not_removed_by_it() {
+    let sandbox = Sandbox::with_key_file();
+    let first = sandbox.objects("keys");
+    sandbox.run(["key", "add", "-label", "laptop", "-new-keyfile", "second"]).succeeds();
+    let second = sandbox.objects("keys").into_iter().find(|k| !first.contains(k)).unwrap();
+    let id = second.file_name().unwrap().to_str().unwrap();
+    let good = std::fs::read(&second).unwrap();
+    let at = good.windows(6).position(|w| w == b"laptop").unwrap();
+    let mut bad = good.clone();
+    bad[at..at + 6].copy_from_slice(b"server");
+    std::fs::write(&second, &bad).unwrap();
+    // Whoever looks at it without a key cannot know; who is about to remove it does.
+    assert!(sandbox.run(["key", "ls"]).succeeds().text().contains("server"));
+    sandbox.run(["key", "rm", "-apply", id]).ends_with(65).says(&["label or date was changed"]);
+    std::fs::write(&second, &good).unwrap();
+    sandbox.run(["key", "rm", "-apply", id]).succeeds();
+}
+
+#[test]
 fn no_store_is_66_and_says_how_to_make_one() {
     let sandbox = Sandbox::empty();
     std::fs::create_dir(sandbox.path("source")).unwrap();

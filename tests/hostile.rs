@@ -89,7 +89,7 @@ fn store(build: impl FnOnce(&mut Builder) -> Entry + Send + 'static) -> Sandbox 
             root
         });
         let root = root.await.unwrap();
-        run.commit(Snapshot { root, ..Snapshot::empty() }).await.unwrap();
+        run.commit(&Snapshot { root, ..Snapshot::empty() }).await.unwrap().unwrap();
     };
     tokio::runtime::Runtime::new().unwrap().block_on(work);
     sandbox

@@ -191,6 +191,29 @@ fn an_interrupted_backup_stops_soon_and_its_uploads_are_found_again() {
 }
 
 #[test]
+fn a_signal_ends_a_backup_that_waits_for_what_does_not_answer() {
+    // A place of the source is served by a program that does not answer any more.
+    let other = Sandbox::with_key_file();
+    std::fs::write(other.path("file"), "text").unwrap();
+    other.backup(&other.path("file"));
+    let stuck = crate::common::MountGuard::new(&other, [""; 0]);
+    let sandbox = Sandbox::with_key_file();
+    std::fs::create_dir_all(sandbox.path("source/stuck")).unwrap();
+    rustix::mount::mount_bind(stuck.path(), sandbox.path("source/stuck")).unwrap();
+    stuck.signal(Signal::STOP);
+    for which in [Signal::TERM, Signal::INT] {
+        let (child, command) = start(&sandbox);
+        std::thread::sleep(Duration::from_secs(1));
+        let (outcome, took) = send(which, child, &command);
+        outcome.ends_with(130).says(&["stopped: something has not answered", "what was uploaded is kept"]);
+        assert!(took < Duration::from_secs(15), "{took:?}");
+    }
+    stuck.signal(Signal::CONT);
+    rustix::mount::unmount(sandbox.path("source/stuck"), rustix::mount::UnmountFlags::DETACH).unwrap();
+    store_is_whole(&sandbox);
+}
+
+#[test]
 fn an_interrupted_restore_stops_soon_and_leaves_no_half_files() {
     let sandbox = Sandbox::with_key_file();
     let source = tree(&sandbox);

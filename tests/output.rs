@@ -200,7 +200,7 @@ fn every_command_answers_in_json() {
     let at = sandbox.path("mounted");
     std::fs::create_dir(&at).unwrap();
     let to = at.to_str().unwrap();
-    let runs: [&[&str]; 24] = [
+    let runs: [&[&str]; 25] = [
         &["at", "new", "create"],
         &["backup", "source"],
         &["backup", "-v", "source"],
@@ -218,6 +218,7 @@ fn every_command_answers_in_json() {
         &["check", "-fast", "-v", "latest"],
         &["key", "ls"],
         &["key", "add", "-new-keyfile", "new key"],
+        &["repair"],
         &["rm", "latest"],
         &["cache"],
         &["version"],

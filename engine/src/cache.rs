@@ -154,6 +154,14 @@ impl LocalCache {
         found
     }
 
+    /// Removes what is this process's alone. It goes with this value too, which not every process lives to drop.
+    pub fn clear_away(&self) {
+        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        for place in moved.iter().chain(&self.own) {
+            let _ = std::fs::remove_dir_all(place.path());
+        }
+    }
+
     fn database(&self) -> MutexGuard<'_, Connection> {
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -269,6 +277,8 @@ impl LocalCache {
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // SQLite would make it readable for all; its other files follow it. If it cannot be made, opening says why.
+    let _ = private_file(path);
     let db = Connection::open(path)?;
     db.busy_timeout(std::time::Duration::from_secs(20))?;
     // Of a new database.
@@ -283,6 +293,18 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 fn is_broken(e: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase, Unknown};
     matches!(e.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown))
+}
+
+/// Opens a file for writing, which is made for this user alone if it is not there.
+fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
+    let mut options = std::fs::File::options();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(file)
 }
 
 /// Makes a directory, and missing parents, for this user alone.
@@ -359,7 +381,7 @@ impl WriterState {
             .path
             .parent()
             .and_then(|d| make_private(d).ok())
-            .and_then(|()| std::fs::File::create(&lock_path).ok())
+            .and_then(|()| private_file(&lock_path).ok())
             .filter(|f| f.lock().is_ok());
         let mut data = self;
         if data.known {

@@ -8,6 +8,7 @@ pub mod secret;
 use crate::id::{BlobId, StoreId};
 use aead::{Cipher, NONCE, TAG};
 use secret::Secret;
+use zeroize::Zeroize;
 
 /// The version byte of everything written by this program.
 pub const VERSION: u8 = 1;
@@ -177,11 +178,12 @@ pub struct Keyring {
     store: StoreId,
     sealed: bool,
     master: Secret<32>,
-    identify_data: [u8; 32],
-    identify_meta: [u8; 32],
+    identify_data: Secret<32>,
+    identify_meta: Secret<32>,
     chunker: Secret<32>,
-    links: [u8; 32],
+    links: Secret<32>,
     config_mac: Secret<32>,
+    slot_mac: Secret<32>,
     wrap: Cipher,
     /// States, packfile footers, leases.
     pub index: BlockKey,
@@ -202,8 +204,11 @@ impl std::fmt::Debug for Keyring {
     }
 }
 
-fn derive(purpose: &str, key: &[u8]) -> [u8; 32] {
-    blake3::derive_key(&format!("plakar-rs 2026 format 1: {purpose}"), key)
+fn derive(purpose: &str, key: &[u8]) -> Secret<32> {
+    let mut derived = blake3::derive_key(&format!("plakar-rs 2026 format 1: {purpose}"), key);
+    let secret = Secret::new(derived);
+    derived.zeroize();
+    secret
 }
 
 impl Keyring {
@@ -214,25 +219,26 @@ impl Keyring {
 
     /// The public keys of a plaintext store.
     pub fn plaintext(store: StoreId) -> Self {
-        Self::new(store, Secret::new(derive("plaintext store", &store.0)), false)
+        Self::new(store, derive("plaintext store", &store.0), false)
     }
 
     fn new(store: StoreId, master: Secret<32>, sealed: bool) -> Self {
         let sub = |purpose: &str| derive(purpose, master.expose());
-        let block = |purpose: &str| BlockKey(sealed.then(|| Cipher::new(&sub(purpose))));
+        let block = |purpose: &str| BlockKey(sealed.then(|| Cipher::new(sub(purpose).expose())));
         Self {
             store,
             sealed,
             identify_data: sub("identify data"),
             identify_meta: sub("identify metadata"),
-            chunker: Secret::new(sub("chunker")),
+            chunker: sub("chunker"),
             links: sub("hard links"),
-            config_mac: Secret::new(sub("config mac")),
-            wrap: Cipher::new(&sub("wrap data keys")),
+            config_mac: sub("config mac"),
+            slot_mac: sub("key slots"),
+            wrap: Cipher::new(sub("wrap data keys").expose()),
             index: block("index"),
             snapshots: block("snapshots"),
             manage: block("manage"),
-            cache: Secret::new(sub("local cache")),
+            cache: sub("local cache"),
             master,
         }
     }
@@ -258,15 +264,16 @@ impl Keyring {
             Class::Data => &self.identify_data,
             Class::Meta => &self.identify_meta,
         };
-        BlobId(*blake3::keyed_hash(key, clear).as_bytes())
+        BlobId(*blake3::keyed_hash(key.expose(), clear).as_bytes())
     }
 
     /// A hasher that names a blob given in parts.
     pub fn identifier(&self, class: Class) -> blake3::Hasher {
-        blake3::Hasher::new_keyed(match class {
+        let key = match class {
             Class::Data => &self.identify_data,
             Class::Meta => &self.identify_meta,
-        })
+        };
+        blake3::Hasher::new_keyed(key.expose())
     }
 
     /// The key of the chunker and of node pages.
@@ -279,7 +286,7 @@ impl Keyring {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&device.to_le_bytes());
         bytes[8..].copy_from_slice(&inode.to_le_bytes());
-        let hash = blake3::keyed_hash(&self.links, &bytes);
+        let hash = blake3::keyed_hash(self.links.expose(), &bytes);
         hash.as_bytes().first_chunk().map_or(1, |b| u64::from_le_bytes(*b).max(1))
     }
 
@@ -288,9 +295,14 @@ impl Keyring {
         blake3::keyed_hash(self.config_mac.expose(), bytes)
     }
 
+    /// The MAC of what a key slot says in clear.
+    pub fn slot_mac(&self, bytes: &[u8]) -> blake3::Hash {
+        blake3::keyed_hash(self.slot_mac.expose(), bytes)
+    }
+
     /// A key for one use of the local cache.
     pub fn local(&self, purpose: &str) -> [u8; 32] {
-        derive(purpose, self.cache.expose())
+        *derive(purpose, self.cache.expose()).expose()
     }
 
     /// Seals something for the local cache under a random nonce, which leads.

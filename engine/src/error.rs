@@ -166,6 +166,15 @@ pub enum Error {
     /// The local database.
     #[error("the local cache failed")]
     Cache(#[from] rusqlite::Error),
+    /// A run took so long that it cannot be relied on.
+    #[error(
+        "the run took longer than half the store's grace period, and meanwhile {}: run it again, what was uploaded is found",
+        match missing { 0 => "time went on".to_owned(), n => format!("what {n} paths need was removed") }
+    )]
+    Late {
+        /// Paths that need what was removed meanwhile.
+        missing: u64,
+    },
     /// The user stopped it.
     #[error("interrupted")]
     Cancelled,
@@ -195,7 +204,7 @@ impl Error {
             {
                 ErrorKind::Damaged
             }
-            Self::Store(_) => ErrorKind::Store,
+            Self::Store(_) | Self::Late { .. } => ErrorKind::Store,
             Self::NoStore { .. } | Self::NotAStore { .. } => ErrorKind::NoStore,
             Self::SecretNeeded { .. } => ErrorKind::SecretNeeded,
             Self::WrongSecret { .. } => ErrorKind::WrongSecret,

@@ -3,7 +3,7 @@
 use crate::crypto::aead::{Cipher, NONCE, TAG};
 use crate::crypto::kdf::KdfParams;
 use crate::crypto::secret::Secret;
-use crate::crypto::{NotAuthentic, VERSION};
+use crate::crypto::{Keyring, NotAuthentic, VERSION};
 use crate::id::{ObjectId, StoreId};
 use crate::object::Preamble;
 use crate::storage::Area;
@@ -87,6 +87,50 @@ pub struct KeySlot {
     /// A copy of CONFIG.
     pub config: Vec<u8>,
     wrapped: [u8; NONCE + 32 + TAG],
+    /// The MAC of all this but CONFIG, which has its own; slots of older programs have none.
+    mac: Option<[u8; 32]>,
+}
+
+/// What stands among the keys.
+#[derive(Clone, Debug)]
+pub enum Stored {
+    /// A key.
+    Key(Box<KeySlot>),
+    /// No key, but a copy of CONFIG, in a plaintext store.
+    ConfigCopy(Vec<u8>),
+}
+
+const KIND_COPY: u8 = 3;
+
+impl Stored {
+    /// Reads what has this name among the keys.
+    pub fn decode(id: ObjectId, bytes: &[u8]) -> WireResult<Self> {
+        if bytes.len() > 128 << 10 {
+            return Err(WireError::Malformed("length"));
+        }
+        let (_, fields) = Preamble::decode(Area::Keys, bytes)?;
+        let (mut is_copy, mut config) = (false, Vec::new());
+        read_fields(fields, "key slot", |tag, mut r| {
+            match tag {
+                1 => is_copy = r.u8()? == KIND_COPY,
+                6 => config = r.take(r.remaining())?.to_vec(),
+                _ => return Ok(tag <= 8),
+            }
+            Ok(true)
+        })?;
+        if is_copy {
+            return Ok(Self::ConfigCopy(config));
+        }
+        KeySlot::decode(id, bytes).map(|slot| Self::Key(Box::new(slot)))
+    }
+}
+
+/// The bytes of an object among the keys that only repeats CONFIG.
+pub fn encode_config_copy(store: StoreId, config: &[u8]) -> Vec<u8> {
+    let mut out = Preamble::new(Area::Keys, store, false).encode().to_vec();
+    out.put_field(1, &[KIND_COPY]);
+    out.put_field(6, config);
+    out
 }
 
 /// Longest label, in bytes.
@@ -117,15 +161,14 @@ impl KeySlot {
     /// # Errors
     /// Parameters outside the format's limits.
     pub fn new(
-        store: StoreId,
-        master: &Secret<32>,
+        keys: &Keyring,
         secret: &UserSecret,
         kdf: KdfParams,
         label: &str,
         created_ns: i64,
         config: Vec<u8>,
     ) -> WireResult<Self> {
-        let id = ObjectId::random();
+        let (id, store) = (ObjectId::random(), keys.store());
         let kdf = matches!(secret, UserSecret::Passphrase(_)).then_some(kdf);
         let key =
             wrapping_key(secret, kdf.as_ref()).ok_or(WireError::Malformed("key derivation parameters"))?;
@@ -133,13 +176,29 @@ impl KeySlot {
             return Err(WireError::Malformed("label: it is longer than 255 bytes"));
         }
         let nonce: [u8; NONCE] = crate::random_bytes();
-        let mut body = Zeroizing::new(*master.expose());
+        let mut body = Zeroizing::new(*keys.master().expose());
         let tag = Cipher::new(key.expose()).seal(&nonce, &associated(store, id), &mut body[..]);
         let mut wrapped = [0; NONCE + 32 + TAG];
         wrapped[..NONCE].copy_from_slice(&nonce);
         wrapped[NONCE..NONCE + 32].copy_from_slice(&body[..]);
         wrapped[NONCE + 32..].copy_from_slice(&tag);
-        Ok(Self { id, store, kdf, created_ns, label: label.into(), config, wrapped })
+        let mut slot = Self { id, store, kdf, created_ns, label: label.into(), config, wrapped, mac: None };
+        slot.mac = Some(*keys.slot_mac(&slot.bound()).as_bytes());
+        Ok(slot)
+    }
+
+    /// Whether what it says in clear (its label, its date) is what was written by somebody who had a key; `None` for a
+    /// slot of a program that did not vouch for that yet.
+    pub fn is_authentic(&self, keys: &Keyring) -> Option<bool> {
+        // `blake3::Hash` compares in constant time.
+        self.mac.map(|mac| keys.slot_mac(&self.bound()) == blake3::Hash::from_bytes(mac))
+    }
+
+    /// What the MAC is about.
+    fn bound(&self) -> Vec<u8> {
+        let mut out = self.id.0.to_vec();
+        self.put_fields(&mut out);
+        out
     }
 
     /// Unwraps the master key. A secret of the other kind is refused without the cost of trying.
@@ -156,6 +215,16 @@ impl KeySlot {
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Preamble::new(Area::Keys, self.store, false).encode().to_vec();
+        self.put_fields(&mut out);
+        out.put_field(6, &self.config);
+        if let Some(mac) = &self.mac {
+            out.put_field(8, mac);
+        }
+        out
+    }
+
+    /// All fields but the copy of CONFIG and the MAC.
+    fn put_fields(&self, out: &mut Vec<u8>) {
         out.put_field(1, &[if self.kdf.is_some() { 1 } else { 2 }]);
         let mut v = Vec::new();
         v.put_iv(self.created_ns);
@@ -170,8 +239,6 @@ impl KeySlot {
         }
         out.put_field(4, self.label.as_bytes());
         out.put_field(5, &self.wrapped);
-        out.put_field(6, &self.config);
-        out
     }
 
     /// Reads a slot.
@@ -181,7 +248,7 @@ impl KeySlot {
         }
         let (preamble, fields) = Preamble::decode(Area::Keys, bytes)?;
         let (mut kind, mut kdf, mut wrapped) = (0, None, None);
-        let (mut created_ns, mut label, mut config) = (0, String::new(), Vec::new());
+        let (mut created_ns, mut label, mut config, mut mac) = (0, String::new(), Vec::new(), None);
         read_fields(fields, "key slot", |tag, mut r| {
             match tag {
                 1 => kind = r.u8()?,
@@ -199,6 +266,7 @@ impl KeySlot {
                 }
                 5 => wrapped = Some(r.array()?),
                 6 => config = r.take(r.remaining())?.to_vec(),
+                8 => mac = Some(r.array()?),
                 _ => return Ok(false),
             }
             Ok(true)
@@ -210,7 +278,7 @@ impl KeySlot {
             _ => return Err(WireError::Newer("kind of key slot")),
         }
         let wrapped = wrapped.ok_or(WireError::Truncated)?;
-        Ok(Self { id, store: preamble.store, kdf, created_ns, label, config, wrapped })
+        Ok(Self { id, store: preamble.store, kdf, created_ns, label, config, wrapped, mac })
     }
 }
 
@@ -227,12 +295,23 @@ mod tests {
         let store = StoreId([1; 16]);
         let master = Secret::new([5; 32]);
         let words = UserSecret::passphrase("correct horse");
-        let slot = KeySlot::new(store, &master, &words, cheap(), "mine", 7, vec![1, 2]).unwrap();
+        let keys = Keyring::sealed(store, master.clone());
+        let slot = KeySlot::new(&keys, &words, cheap(), "mine", 7, vec![1, 2]).unwrap();
         let read = KeySlot::decode(slot.id, &slot.encode()).unwrap();
         assert_eq!(read.open(&words).unwrap().expose(), master.expose());
         assert_eq!((read.label.as_str(), read.config.as_slice()), ("mine", &[1, 2][..]));
         assert!(read.open(&UserSecret::passphrase("wrong")).is_err());
         assert!(read.open(&UserSecret::new_key_file()).is_err());
+        assert_eq!(read.is_authentic(&keys), Some(true));
+        for other in [
+            KeySlot { label: "yours".into(), ..read.clone() },
+            KeySlot { created_ns: 8, ..read.clone() },
+            KeySlot { id: ObjectId([9; 32]), ..read.clone() },
+        ] {
+            let read = KeySlot::decode(other.id, &other.encode()).unwrap();
+            assert_eq!(read.is_authentic(&keys), Some(false));
+        }
+        assert_eq!(KeySlot { mac: None, ..read.clone() }.is_authentic(&keys), None);
         let moved = KeySlot { id: ObjectId([9; 32]), ..read };
         assert!(moved.open(&words).is_err(), "a slot is bound to its name");
     }
@@ -241,8 +320,15 @@ mod tests {
     fn key_files_round_trip_through_their_text() {
         let key = UserSecret::new_key_file();
         let text = key.key_file_text().unwrap();
-        let slot =
-            KeySlot::new(StoreId([1; 16]), &Secret::new([5; 32]), &key, cheap(), "", 0, vec![]).unwrap();
+        let slot = KeySlot::new(
+            &Keyring::sealed(StoreId([1; 16]), Secret::new([5; 32])),
+            &key,
+            cheap(),
+            "",
+            0,
+            vec![],
+        )
+        .unwrap();
         let again = UserSecret::from_file_contents(text.as_bytes().to_vec());
         assert!(KeySlot::decode(slot.id, &slot.encode()).unwrap().open(&again).is_ok());
         assert!(

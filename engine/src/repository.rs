@@ -6,9 +6,11 @@
 pub mod catalog;
 mod index;
 mod leftovers;
+mod opening;
 mod packer;
 pub mod reader;
 pub mod recent;
+pub mod repair;
 mod scrub;
 mod segment;
 mod states;
@@ -26,17 +28,16 @@ use crate::cache::frames::{FrameCache, FrameCacheStats};
 use crate::cache::{LocalCache, LocalDirs, WriterState};
 use crate::config::Config;
 use crate::crypto::kdf::KdfParams;
-use crate::crypto::secret::Secret;
 use crate::crypto::{BlockKey, Keyring};
 use crate::error::{Error, Result};
 use crate::id::{BlobId, ObjectId};
 use crate::keyslot::{KeySlot, UserSecret};
-use crate::storage::{Area, ObjectName, Store, StoreErrorKind, put_bytes};
+use crate::storage::{Area, ObjectName, Store, put_bytes};
 use crate::vfs::Located;
-use crate::wire::WireError;
 use catalog::{Catalog, Known, Listing};
 pub use index::Index;
 pub(crate) use index::{Marks, Row, blocking};
+pub use opening::{CreateOptions, Probe, create};
 use reader::{Fetched, FrameReader, FrameRef, FrameSource, Origin, Purpose, Take};
 
 /// Bytes of frames that are kept on this machine of a store that is far away.
@@ -68,176 +69,6 @@ pub struct Repository {
     notices: Vec<String>,
 }
 
-/// What a new store is to be.
-#[derive(Clone, Debug, Default)]
-pub struct CreateOptions {
-    /// Without compression.
-    pub no_compression: bool,
-    /// The cost of the passphrase slot; RFC 9106's second choice if `None`.
-    pub kdf: Option<KdfParams>,
-    /// Other chunk sizes.
-    pub chunks: Option<crate::chunker::ChunkSizes>,
-}
-
-/// Makes a store: key slot first, CONFIG last, and reads it back. No secret makes a plaintext store.
-pub async fn create(
-    store: &Arc<dyn Store>,
-    secret: Option<&UserSecret>,
-    options: &CreateOptions,
-) -> Result<Config> {
-    store.prepare().await?;
-    let mut config = Config::new(secret.is_some(), now_ns());
-    if options.no_compression {
-        config.zstd_level = None;
-    }
-    if let Some(chunks) = options.chunks {
-        config.chunks = chunks;
-    }
-    let bytes: Bytes = match secret {
-        None => config.encode(&Keyring::plaintext(config.store)).into(),
-        Some(secret) => {
-            let master = Secret::new(crate::random_bytes());
-            let bytes = config.encode(&Keyring::sealed(config.store, master.clone()));
-            let kdf = options.kdf.clone().unwrap_or_else(KdfParams::recommended);
-            let slot = KeySlot::new(config.store, &master, secret, kdf, "", now_ns(), bytes.clone())
-                .map_err(|e| Error::Usage(e.to_string()))?;
-            put_bytes(store.as_ref(), ObjectName::new(Area::Keys, slot.id), slot.encode().into()).await?;
-            bytes.into()
-        }
-    };
-    put_bytes(store.as_ref(), ObjectName::CONFIG, bytes.clone()).await?;
-    if store.get(ObjectName::CONFIG, None).await? != bytes {
-        return Err(Error::damaged(ObjectName::CONFIG, "it reads back differently from what was written"));
-    }
-    Ok(config)
-}
-
-/// What can be known of a store without a secret.
-#[derive(Debug)]
-pub struct Probe {
-    config_bytes: Result<Bytes>,
-    slots: Vec<KeySlot>,
-    location: String,
-    bad_slots: Vec<String>,
-}
-
-impl Probe {
-    /// Reads CONFIG and the key slots.
-    ///
-    /// # Errors
-    /// There is no store, or only half of one.
-    pub async fn read(store: &Arc<dyn Store>) -> Result<Self> {
-        let location = store.location();
-        let listed = match store.list(Area::Keys).await {
-            Ok(l) => l,
-            Err(e) if e.kind() == StoreErrorKind::NotFound => return Err(Error::NoStore { location }),
-            Err(e) => return Err(e.into()),
-        };
-        let config_bytes = match store.get(ObjectName::CONFIG, None).await {
-            Ok(b) => Ok(b),
-            Err(e) if e.kind() == StoreErrorKind::NotFound && listed.is_empty() => {
-                return Err(Error::NotAStore { location, reason: "it has no CONFIG".into() });
-            }
-            // With keys, CONFIG was written last: without it and without snapshots nothing was ever in use.
-            Err(e)
-                if e.kind() == StoreErrorKind::NotFound && store.list(Area::Snapshots).await?.is_empty() =>
-            {
-                let reason =
-                    "it was not made whole, and holds no snapshot: remove it and create it again".into();
-                return Err(Error::NotAStore { location, reason });
-            }
-            Err(e) => Err(e.into()),
-        };
-        let (mut slots, mut bad_slots) = (Vec::new(), Vec::new());
-        for l in listed {
-            let name = ObjectName::new(Area::Keys, l.id);
-            let slot = match store.get(name, None).await {
-                Ok(bytes) => KeySlot::decode(l.id, &bytes).map_err(|e| Error::object(name, e)),
-                Err(e) => Err(e.into()),
-            };
-            match slot {
-                Ok(slot) => slots.push(slot),
-                Err(e) => bad_slots.push(format!("{e}")),
-            }
-        }
-        Ok(Self { config_bytes, slots, location, bad_slots })
-    }
-
-    /// Whether a secret is needed to open the store: as far as can be told before CONFIG is authenticated.
-    pub fn needs_secret(&self) -> bool {
-        !self.slots.is_empty() || !self.bad_slots.is_empty() || self.parsed().is_none_or(|c| c.sealed)
-    }
-
-    fn parsed(&self) -> Option<Config> {
-        self.config_bytes.as_ref().ok().and_then(|b| Config::decode(b).ok())
-    }
-
-    /// The key slots.
-    pub fn slots(&self) -> &[KeySlot] {
-        &self.slots
-    }
-
-    /// Finds the slot that a secret opens, and the CONFIG to believe.
-    fn unlock(&self, secret: Option<&UserSecret>) -> Result<(Config, Keyring, Vec<String>)> {
-        let mut notices = self.bad_slots.clone();
-        let config_error = |reason: String| Error::NotAStore { location: self.location.clone(), reason };
-        let Some(secret) = secret else {
-            if self.needs_secret() {
-                return Err(Error::SecretNeeded { location: self.location.clone() });
-            }
-            let bytes = self.config_bytes.as_ref().map_err(|e| config_error(e.to_string()))?;
-            let config = Config::decode(bytes).map_err(|e| Error::object(ObjectName::CONFIG, e))?;
-            let keys = Keyring::plaintext(config.store);
-            if !Config::verify(bytes, &keys) {
-                return Err(Error::damaged(ObjectName::CONFIG, WireError::Malformed("checksum")));
-            }
-            return Ok((config, keys, notices));
-        };
-        if let Some(config) = self.parsed()
-            && !config.sealed
-            && self.slots.is_empty()
-        {
-            return Err(Error::Usage(format!(
-                "the store at {} is not encrypted, but a passphrase was given",
-                self.location
-            )));
-        }
-        if let Ok(bytes) = &self.config_bytes
-            && let Err(WireError::Newer(_)) = Config::decode(bytes)
-        {
-            return Err(Error::Newer { object: "CONFIG".into() });
-        }
-        let opened = self.slots.iter().find_map(|s| s.open(secret).ok().map(|master| (s, master)));
-        let Some((slot, master)) = opened else {
-            if self.slots.is_empty() {
-                return Err(config_error("it has no readable key slot".into()));
-            }
-            return Err(Error::WrongSecret { location: self.location.clone() });
-        };
-        let keys = Keyring::sealed(slot.store, master);
-        let good = |bytes: &[u8]| {
-            Config::decode(bytes)
-                .ok()
-                .filter(|c| c.sealed && c.store == slot.store && Config::verify(bytes, &keys))
-        };
-        for s in self.slots.iter().filter(|s| good(&s.config).is_none()) {
-            notices.push(format!("the copy of CONFIG in key slot {} is damaged", s.id.short()));
-        }
-        let from_store = self.config_bytes.as_ref().ok().and_then(|b| good(b));
-        let config = match from_store {
-            Some(c) => c,
-            None => {
-                notices.push(format!(
-                    "CONFIG is missing or damaged; the copy in key slot {} is used",
-                    slot.id.short()
-                ));
-                good(&slot.config).ok_or_else(|| config_error("CONFIG and its copies are damaged".into()))?
-            }
-        };
-        Ok((config, keys, notices))
-    }
-}
-
 impl Repository {
     /// Opens a store that was probed.
     ///
@@ -257,7 +88,7 @@ impl Repository {
                 writer.note_sealed();
             } else if writer.sealed {
                 return Err(Error::NotAStore {
-                    location: probe.location.clone(),
+                    location: probe.location().to_owned(),
                     reason:
                         "it was encrypted when it was last seen and is not now: somebody has replaced CONFIG"
                             .into(),
@@ -504,9 +335,8 @@ impl Repository {
         }
         let config = self.config.encode(&self.keys);
         let (keys, secret, label) = (self.keys.clone(), secret.clone(), label.to_owned());
-        let store = self.config.store;
         let slot = index::blocking(move || {
-            KeySlot::new(store, keys.master(), &secret, kdf, &label, now_ns(), config)
+            KeySlot::new(&keys, &secret, kdf, &label, now_ns(), config)
                 .map_err(|e| Error::Usage(e.to_string()))
         })
         .await?;

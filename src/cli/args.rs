@@ -11,7 +11,7 @@ use crate::report::Failure;
 use crate::text::{nearest, shell_word};
 
 /// Commands of Plakar that are still to come.
-const LATER: [&str; 22] = [
+const LATER: [&str; 21] = [
     "archive",
     "destination",
     "diag",
@@ -26,7 +26,6 @@ const LATER: [&str; 22] = [
     "policy",
     "prune",
     "ptar",
-    "repair",
     "server",
     "service",
     "source",

@@ -107,7 +107,8 @@ fn describe(slot: &KeySlot) -> serde_json::Value {
     })
 }
 
-/// Slots stand in the store in the clear: no secret is needed to list them.
+/// Slots stand in the store in the clear: no secret is needed to list them, and nobody vouches for what they say until
+/// one is to be removed.
 async fn list(context: &AppContext) -> anyhow::Result<ExitCode> {
     let probe = context.probe().await?;
     let mut slots: Vec<&KeySlot> = probe.slots().iter().collect();
@@ -207,6 +208,21 @@ async fn remove(context: &AppContext, args: &RmArgs) -> anyhow::Result<ExitCode>
     let slot = choose(slots.slots(), OsStr::new(&args.id))?.clone();
     // Who removes a key must have one.
     let repository = context.open().await?;
+    let doubt = match slot.is_authentic(repository.keys()) {
+        Some(true) => None,
+        None => Some("its label and date are not vouched for: an older program wrote it"),
+        Some(false) => {
+            let text =
+                format!("key {}: its label or date was changed by somebody without a key", slot.id.short());
+            let failure = Failure::new(text).with_code(ExitCode::Damaged);
+            return Err(failure
+                .with_hint("it may not be what its label says; add a new key before you remove any")
+                .into());
+        }
+    };
+    if let Some(doubt) = doubt {
+        context.notice(doubt);
+    }
     if args.apply {
         repository.remove_key(slot.id).await?;
     }

@@ -134,13 +134,11 @@ impl Place {
 
     fn prepare(&self) -> Result<(), StoreError> {
         let fail = |e| StoreError::io("create", self, e);
-        match fs::read_dir(&self.root) {
-            Ok(mut entries) => match entries.next() {
-                None => Ok(()),
-                Some(_) => {
-                    Err(StoreError::new(StoreErrorKind::AlreadyExists, "create", self, "it is not empty"))
-                }
-            },
+        match self.is_void() {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                Err(StoreError::new(StoreErrorKind::AlreadyExists, "create", self, "it is not empty"))
+            }
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let existing = self.root.ancestors().find(|a| a.exists());
                 private_directories().recursive(true).create(&self.root).map_err(fail)?;
@@ -150,6 +148,18 @@ impl Place {
             }
             Err(e) => Err(fail(e)),
         }
+    }
+
+    /// Whether there is nothing but folders of areas with nothing in them: a store that could not be made leaves such.
+    fn is_void(&self) -> io::Result<bool> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let is_area = Area::ALL.iter().any(|a| *a != Area::Config && entry.file_name() == a.name());
+            if !is_area || !entry.file_type()?.is_dir() || fs::read_dir(entry.path())?.next().is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Looks twice at "not there" and "empty": a disk that was unmounted leaves an empty directory behind, or none.
@@ -173,13 +183,20 @@ impl Place {
 
     /// The failure of whatever is tried when all that was there is gone.
     fn gone(&self, operation: &'static str) -> Option<StoreError> {
-        let gone = self.seen.load(Ordering::Relaxed) && !self.holds_anything();
-        let why = "everything in it is gone: was the disk unmounted?";
-        gone.then(|| StoreError::new(StoreErrorKind::Unavailable, operation, self, why))
-    }
-
-    fn holds_anything(&self) -> bool {
-        fs::read_dir(&self.root).is_ok_and(|mut entries| entries.next().is_some())
+        if !self.seen.load(Ordering::Relaxed) {
+            return None;
+        }
+        match fs::read_dir(&self.root).and_then(|mut entries| entries.next().transpose()) {
+            Ok(Some(_)) => None,
+            // Nobody can tell.
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Some(unseen(operation, self, e))
+            }
+            _ => {
+                let why = "everything in it is gone: was the disk unmounted?";
+                Some(StoreError::new(StoreErrorKind::Unavailable, operation, self, why))
+            }
+        }
     }
 
     /// Whether there is a place at all: what tells an empty area from a disk that is not mounted.
@@ -187,7 +204,7 @@ impl Place {
         match fs::metadata(&self.root) {
             Ok(m) if m.is_dir() => Ok(()),
             Ok(_) => Err(StoreError::new(StoreErrorKind::Unusable, operation, self, "it is not a directory")),
-            Err(e) => Err(StoreError::io(operation, self, e)),
+            Err(e) => Err(unseen(operation, self, e)),
         }
     }
 
@@ -202,7 +219,7 @@ impl Place {
             return Ok(found);
         }
         let folder = self.root.join(area.name());
-        let fail = |e| StoreError::io("list", folder.display(), e);
+        let fail = |e| unlisted(&folder, e);
         let entries = match fs::read_dir(&folder) {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 self.check_root("list")?;
@@ -218,10 +235,12 @@ impl Place {
             let shard = shard.map_err(fail)?;
             let Some(first) = shard.file_name().to_str().and_then(shard_byte) else { continue };
             match fs::read_dir(shard.path()) {
-                Ok(entries) => collect(entries, Some(first), &mut found).map_err(fail)?,
+                Ok(entries) => {
+                    collect(entries, Some(first), &mut found).map_err(|e| unlisted(&shard.path(), e))?;
+                }
                 // Somebody else's file, or a folder removed meanwhile.
                 Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-                Err(e) => return Err(fail(e)),
+                Err(e) => return Err(unlisted(&shard.path(), e)),
             }
         }
         Ok(found)
@@ -229,7 +248,7 @@ impl Place {
 
     fn stat(&self, name: ObjectName) -> Result<Listed, StoreError> {
         let path = self.path(name);
-        let meta = fs::symlink_metadata(path).map_err(|e| StoreError::io("look at", name, e))?;
+        let meta = fs::symlink_metadata(path).map_err(|e| unseen("look at", name, e))?;
         if !meta.is_file() {
             return Err(StoreError::new(StoreErrorKind::NotFound, "look at", name, "it is not a file"));
         }
@@ -419,6 +438,15 @@ fn is_abandoned(path: &Path, now_ns: i64) -> bool {
     meta.is_file() && age > LATELY_NS && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
 }
 
+/// A failure to list a folder of the store.
+fn unlisted(folder: &Path, e: io::Error) -> StoreError {
+    // What a damaged disk says, and a server that has lost the folder.
+    const LOST: [Errno; 4] = [Errno::IO, Errno::BADMSG, Errno::UCLEAN, Errno::STALE];
+    let is_lost = Errno::from_io_error(&e).is_some_and(|e| LOST.contains(&e));
+    let e = StoreError::io("list", folder.display(), e);
+    if is_lost { e.with_kind(StoreErrorKind::Unreadable) } else { e }
+}
+
 /// A failure to read one object: of that object alone, unless the machine has run out of something.
 fn unreadable(name: ObjectName, e: io::Error) -> StoreError {
     let errno = Errno::from_io_error(&e);
@@ -429,6 +457,15 @@ fn unreadable(name: ObjectName, e: io::Error) -> StoreError {
     match StoreError::io("read", name, e) {
         e if exhausted || e.is_retryable() => e,
         e => e.with_kind(StoreErrorKind::Unreadable),
+    }
+}
+
+/// A failure to see what there is. What a cable or a network file system says in a bad moment is worth another try.
+fn unseen(operation: &'static str, subject: impl fmt::Display, e: io::Error) -> StoreError {
+    let may_pass = matches!(Errno::from_io_error(&e), Some(Errno::IO | Errno::STALE));
+    match StoreError::io(operation, subject, e) {
+        e if may_pass => e.with_kind(StoreErrorKind::Unavailable),
+        e => e,
     }
 }
 

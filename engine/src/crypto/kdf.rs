@@ -1,5 +1,7 @@
 //! Argon2id: from a passphrase to the key that wraps the master key.
 
+use zeroize::Zeroizing;
+
 use super::secret::Secret;
 
 /// Argon2id's cost and salt, as a key slot stores them.
@@ -36,9 +38,16 @@ impl KdfParams {
         }
         let params = argon2::Params::new(self.memory_kib, self.passes, self.lanes, Some(32)).ok()?;
         let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
-        let mut key = [0; 32];
-        argon.hash_password_into(passphrase, &self.salt, &mut key).ok()?;
-        Some(Secret::new(key))
+        // Whoever finds these blocks in memory later needs no passphrase.
+        let mut blocks = Zeroizing::new(vec![argon2::Block::default(); argon.params().block_count()]);
+        let mut key = Zeroizing::new([0; 32]);
+        argon.hash_password_into_with_memory(passphrase, &self.salt, &mut key[..], &mut blocks[..]).ok()?;
+        Some(Secret::new(*key))
+    }
+
+    /// What deriving costs: KiB of memory times passes over it.
+    pub fn cost(&self) -> u64 {
+        u64::from(self.memory_kib) * u64::from(self.passes)
     }
 }
 

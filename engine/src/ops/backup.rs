@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::Cancel;
+use super::check::{Depth, Scope, check};
 use crate::error::{Error, Result};
 use crate::importer::Importer;
 use crate::monitor::{Event, Monitor};
@@ -95,7 +96,8 @@ pub async fn backup(
         if let Some(totals) = previous.totals() {
             monitor.event(Event::Total { entries: totals.entries(), bytes: totals.bytes });
         }
-        let assembly = Arc::new(Assembly::new(run.clone(), source, monitor.clone(), cancel, previous)?);
+        let assembly =
+            Arc::new(Assembly::new(run.clone(), source, monitor.clone(), cancel.clone(), previous)?);
         let working = assembly.clone();
         crate::repository::blocking(move || work(&working, &excludes)).await?;
         snapshot.root = assembly.take_root()?;
@@ -103,7 +105,7 @@ pub async fn backup(
         assembly.flush()?;
         snapshot.read_bytes = assembly.read_bytes.load(Ordering::Relaxed);
         snapshot.duration_ns = begun.elapsed().as_nanos() as u64;
-        let snapshot = run.commit(snapshot).await?;
+        let snapshot = commit(&run, snapshot, &cancel).await?;
         if let Err(e) = assembly.keep_for_next(snapshot.id).await {
             tracing::warn!(%e, "the file cache was not updated; the next backup is slower");
         }
@@ -116,6 +118,30 @@ pub async fn backup(
         run.abandon().await;
     }
     done
+}
+
+/// How often a run that is late begins anew.
+const ATTEMPTS: usize = 3;
+
+/// Commits a snapshot. A run that took so long that what it relied on may have been removed looks at all of it again.
+async fn commit(run: &Arc<Run>, snapshot: Snapshot, cancel: &Cancel) -> Result<Snapshot> {
+    for _ in 0..ATTEMPTS {
+        if let Some(committed) = run.commit(&snapshot).await? {
+            return Ok(committed);
+        }
+        tracing::info!(
+            "the backup took longer than half the grace period; all that it needs is looked up again"
+        );
+        run.begin_anew().await?;
+        let whole = [(Arc::new(snapshot.clone()), b"/".to_vec())];
+        let silent = Arc::new(crate::monitor::Silent);
+        let looked =
+            check(run.repository(), &whole, Depth::Fast, Scope::Trees, silent, cancel.clone()).await?;
+        if looked.found > 0 {
+            return Err(Error::Late { missing: looked.found });
+        }
+    }
+    Err(Error::Late { missing: 0 })
 }
 
 /// Runs the stages to their end.

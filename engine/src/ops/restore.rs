@@ -236,6 +236,9 @@ impl Job {
                 Some(Err(e)) if e.is_fatal() => return Err(self.fatal(e)),
                 other => match entry.detail {
                     Detail::Regular(Contents { missing: false, .. }) => {
+                        if let Some(Err(e)) = other {
+                            self.failed(&path, &format!("it becomes a file of its own: {e}"));
+                        }
                         alone.push_back((directory, entry));
                     }
                     _ => {

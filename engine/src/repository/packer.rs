@@ -83,6 +83,7 @@ impl Packer {
         for frame in group.frames {
             open.packed.frames.push(FrameRecord { offset: open.length as u32, ..frame.record });
             open.write(&self.handle, frame.bytes)?;
+            run.cancel.moved();
         }
         open.packed.blobs.extend(group.blobs.iter().map(|b| BlobRecord { frame: b.frame + first, ..*b }));
         Ok(())

@@ -1,5 +1,7 @@
 //! Reading objects for their own sake: what no tree leads to, and only a check would notice.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
@@ -12,7 +14,7 @@ use crate::packfile::{TRAILER, area_of, decode_footer, decode_trailer};
 use crate::removal::{Note, Removal};
 use crate::snapshot::Snapshot;
 use crate::state::{PackfileRecord, Table};
-use crate::storage::{Area, Listed, ObjectName};
+use crate::storage::{Area, Listed, ObjectName, StoreErrorKind};
 use crate::vfs::is_damage;
 use crate::wire::WireError;
 
@@ -46,21 +48,35 @@ fn damage(name: ObjectName, done: Result<()>) -> Result<Option<Damage>> {
 impl Repository {
     /// Reads every state whole, from the store.
     pub(crate) async fn damaged_states(&self) -> Result<Vec<Damage>> {
-        let listed = self.store.list(Area::States).await?;
+        let mut problems = Vec::new();
+        let listed = self.listed(Area::States, &mut problems).await?.unwrap_or_default();
         let all = stream::iter(listed).map(|l| async move {
             let read = async {
                 StateReader::open(&self.store, &self.keys, l).await?.read(&self.keys, &mut Discard).await
             };
             damage(ObjectName::new(Area::States, l.id), read.await)
         });
-        collect(all.buffer_unordered(PARALLEL)).await
+        problems.extend(collect(all.buffer_unordered(PARALLEL)).await?);
+        Ok(problems)
+    }
+
+    /// What is in an area; `None`, with a problem more, if its listing is damaged.
+    async fn listed(&self, area: Area, problems: &mut Vec<Damage>) -> Result<Option<Vec<Listed>>> {
+        match self.store.list(area).await.map_err(Error::from) {
+            Ok(listed) => Ok(Some(listed)),
+            Err(e) if is_damage(&e) => {
+                problems.push((area.name().to_owned(), report(&e)));
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
     }
 
     /// Reads every snapshot, removal and note from the store, whatever is cached.
     pub(crate) async fn damaged_small_objects(&self) -> Result<Vec<Damage>> {
         let mut all = Vec::new();
         for area in [Area::Snapshots, Area::Removals, Area::Notes] {
-            let listed = self.store.list(area).await?;
+            let listed = self.listed(area, &mut all).await?.unwrap_or_default();
             let found = stream::iter(listed).map(|l| async move {
                 let name = ObjectName::new(area, l.id);
                 damage(name, self.look_at_small(name, l).await)
@@ -87,18 +103,37 @@ impl Repository {
 
     /// Looks at length, beginning and footer of every packfile of the index.
     pub(crate) async fn damaged_packfiles(&self, index: &Index) -> Result<Vec<Damage>> {
-        let (data, meta) = futures::try_join!(self.store.list(Area::Data), self.store.list(Area::Meta))?;
-        let there: std::collections::HashMap<_, Listed> =
-            data.into_iter().chain(meta).map(|l| (l.id, l)).collect();
+        let mut problems = Vec::new();
+        let mut there = HashMap::new();
+        for area in [Area::Data, Area::Meta] {
+            // Of an area that cannot be listed each packfile is asked for by name.
+            if let Some(listed) = self.listed(area, &mut problems).await? {
+                let by_id: HashMap<_, Listed> = listed.into_iter().map(|l| (l.id, l)).collect();
+                there.insert(area.name(), by_id);
+            }
+        }
         let packfiles = index.all_packfiles()?;
-        let all =
-            stream::iter(packfiles).map(|p| {
-                let listed = there.get(&p.id).copied();
-                async move {
-                    damage(ObjectName::new(area_of(p.class), p.id), self.look_at_packfile(&p, listed).await)
-                }
-            });
-        collect(all.buffer_unordered(PARALLEL)).await
+        let all = stream::iter(packfiles).map(|p| {
+            let name = ObjectName::new(area_of(p.class), p.id);
+            let listed = there.get(name.area.name());
+            async move {
+                let listed = match listed {
+                    Some(all) => Ok(all.get(&p.id).copied()),
+                    None => self.stat_packfile(name).await,
+                };
+                damage(name, async { self.look_at_packfile(&p, listed?).await }.await)
+            }
+        });
+        problems.extend(collect(all.buffer_unordered(PARALLEL)).await?);
+        Ok(problems)
+    }
+
+    async fn stat_packfile(&self, name: ObjectName) -> Result<Option<Listed>> {
+        match self.store.stat(name).await {
+            Ok(listed) => Ok(Some(listed)),
+            Err(e) if e.kind() == StoreErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     async fn look_at_packfile(&self, p: &PackfileRecord, listed: Option<Listed>) -> Result<()> {

@@ -69,8 +69,8 @@ pub struct Run {
     pub(super) repository: Arc<Repository>,
     /// Its id.
     pub id: ObjectId,
-    /// Store time at its beginning, ns since 1970.
-    t0_ns: i64,
+    /// t₀, store time in ns since 1970, and the digest of the snapshots and removals that were seen then.
+    since: Mutex<(i64, [u8; 32])>,
     lease: Mutex<(Vec<ObjectId>, Instant)>,
     purpose: (String, String),
     key: Arc<DataKey>,
@@ -82,7 +82,7 @@ pub struct Run {
     packers: Mutex<Option<Packers>>,
     batch: tokio::sync::Mutex<(Batch, Instant)>,
     pub(super) failure: OnceLock<Arc<Error>>,
-    cancel: Cancel,
+    pub(super) cancel: Cancel,
     pub(super) added_bytes: AtomicU64,
 }
 
@@ -111,7 +111,7 @@ impl Run {
         let run = Arc::new(Self {
             repository: repository.clone(),
             id,
-            t0_ns,
+            since: Mutex::new((t0_ns, catalog.seen)),
             lease: Mutex::new((vec![lease], Instant::now())),
             purpose: (host.into(), purpose.into()),
             wrapped: repository.keys.wrap(&key),
@@ -217,6 +217,7 @@ impl Run {
 
     /// Adds an acknowledged packfile to what the next state will say, and writes that when it is much or late.
     pub(super) async fn acknowledge(&self, packed: Packed) -> Result<()> {
+        self.cancel.moved();
         let mut batch = self.batch.lock().await;
         let (b, since) = &mut *batch;
         if b.keys.is_empty() {
@@ -246,6 +247,7 @@ impl Run {
         let writer = self.repository.writer.lock().unwrap_or_else(PoisonError::into_inner).writer;
         let r = &self.repository;
         let (id, len) = states::write(&r.store, &r.keys, batch, writer, self.id, now_ns()).await?;
+        self.cancel.moved();
         self.added_bytes.fetch_add(len, Ordering::Relaxed);
         let mut done = std::mem::take(batch);
         done.states.push(id);
@@ -308,43 +310,55 @@ impl Run {
 
     /// Writes the snapshot: the commit point. Fills in writer, sequence, predecessor, digest and run.
     ///
-    /// # Errors
-    /// Also when the run took longer than half the grace period, so that what it relied on may be condemned: then
-    /// nothing is committed, and another run finds all that was uploaded.
-    pub async fn commit(&self, mut snapshot: Snapshot) -> Result<Snapshot> {
+    /// `None` when that was later than half the grace period after t₀, by the store's clock, so that maintenance may not
+    /// have waited for it: then it is taken back. After [`Run::begin_anew`], and once it is sure that all that the
+    /// snapshot needs is there, it can be committed again.
+    pub async fn commit(&self, snapshot: &Snapshot) -> Result<Option<Snapshot>> {
         self.flush().await?;
         self.check()?;
+        let mut snapshot = snapshot.clone();
         let repository = &self.repository;
         let half_grace = repository.config.grace_seconds as i64 / 2 * 1_000_000_000;
-        let late = || {
-            Error::Usage("the run took longer than half the store's grace period; run it again, what was uploaded is found".into())
-        };
-        if now_ns() - self.t0_ns > half_grace {
-            return Err(late());
-        }
         let state = repository.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut state = blocking(move || Ok(state.lock_and_reload())).await?;
+        let (t0_ns, seen) = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
         state.data.sequence += 1;
         snapshot.writer = state.data.writer;
         snapshot.sequence = state.data.sequence;
         snapshot.predecessor = state.data.last;
-        snapshot.seen = self.catalog.seen;
+        snapshot.seen = seen;
         snapshot.run = self.id;
         snapshot.added_bytes = self.added_bytes();
         let (id, bytes, time_ns) = repository.put_small(Area::Snapshots, &snapshot.encode()).await?;
         snapshot.id = id;
         self.added_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if time_ns - self.t0_ns > half_grace {
-            // Committed too late by the store's clock: take it back, for maintenance may not have waited.
+        if time_ns - t0_ns > half_grace {
             repository.remove_snapshots(&[id], "committed after half the grace period").await?;
-            return Err(late());
+            state.data.save();
+            *repository.writer.lock().unwrap_or_else(PoisonError::into_inner) = state.data.clone();
+            return Ok(None);
         }
         state.data.last = Some((id, *blake3::hash(&bytes).as_bytes()));
         state.data.save();
         *repository.writer.lock().unwrap_or_else(PoisonError::into_inner) = state.data.clone();
         drop(state);
         self.release().await;
-        Ok(snapshot)
+        Ok(Some(snapshot))
+    }
+
+    /// Takes a new t₀: a new lease, and removals, snapshots and states as they are now. What this run knew before is to be
+    /// looked up again.
+    pub async fn begin_anew(&self) -> Result<()> {
+        let (lease, t0_ns) = put_lease(&self.repository, self.id, &self.purpose.0, &self.purpose.1).await?;
+        {
+            let mut leases = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+            leases.0.push(lease);
+            leases.1 = Instant::now();
+        }
+        let catalog = self.repository.refresh_catalog().await?;
+        self.repository.refresh_index().await?;
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = (t0_ns, catalog.seen);
+        Ok(())
     }
 
     /// Removes the lease, if the store lets us.

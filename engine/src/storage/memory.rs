@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -17,6 +18,8 @@ type Objects = Arc<Mutex<BTreeMap<ObjectName, (Bytes, i64)>>>;
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
     objects: Objects,
+    /// How far its clock is ahead of this machine's, in ns.
+    ahead_ns: Arc<AtomicI64>,
 }
 
 impl MemoryStore {
@@ -35,6 +38,16 @@ impl MemoryStore {
         }
     }
 
+    /// Loses an object. For tests.
+    pub fn lose(&self, name: ObjectName) {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+    }
+
+    /// Sets its clock forward. For tests.
+    pub fn pass(&self, time: Duration) {
+        self.ahead_ns.fetch_add(time.as_nanos() as i64, Ordering::Relaxed);
+    }
+
     /// Every name, in order.
     pub fn names(&self) -> Vec<ObjectName> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
@@ -43,7 +56,7 @@ impl MemoryStore {
     /// A copy that shares nothing with this one.
     pub fn snapshot(&self) -> Self {
         let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Self { objects: Arc::new(Mutex::new(objects)) }
+        Self { objects: Arc::new(Mutex::new(objects)), ahead_ns: self.ahead_ns.clone() }
     }
 }
 
@@ -96,7 +109,8 @@ impl Store for MemoryStore {
     }
 
     async fn put(&self, name: ObjectName) -> Result<Box<dyn PutObject>, StoreError> {
-        Ok(Box::new(MemoryPut { objects: self.objects.clone(), name, bytes: BytesMut::new() }))
+        let store = self.clone();
+        Ok(Box::new(MemoryPut { store, name, bytes: BytesMut::new() }))
     }
 
     async fn delete(&self, name: ObjectName) -> Result<(), StoreError> {
@@ -106,7 +120,7 @@ impl Store for MemoryStore {
 }
 
 struct MemoryPut {
-    objects: Objects,
+    store: MemoryStore,
     name: ObjectName,
     bytes: BytesMut,
 }
@@ -119,9 +133,10 @@ impl PutObject for MemoryPut {
     }
 
     async fn finish(self: Box<Self>) -> Result<Listed, StoreError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
+        let ahead = self.store.ahead_ns.load(Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64) + ahead;
         let listed = Listed { id: self.name.id, len: self.bytes.len() as u64, modified_ns: now };
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.store.objects.lock().unwrap_or_else(PoisonError::into_inner);
         if objects.contains_key(&self.name) {
             let kind = StoreErrorKind::AlreadyExists;
             return Err(StoreError::new(kind, "write", self.name, "it exists already"));

@@ -392,6 +392,68 @@ async fn a_cancelled_backup_commits_nothing() {
     bench.check().await;
 }
 
+/// Lets something happen when the first entry is met.
+struct Once<F: Fn() + Send + Sync>(std::sync::Once, F);
+
+impl<F: Fn() + Send + Sync> Monitor for Once<F> {
+    fn event(&self, event: Event<'_>) {
+        if let Event::Entry { .. } = event {
+            self.0.call_once(&self.1);
+        }
+    }
+}
+
+async fn run_while(
+    bench: &Bench,
+    tree: &Fixture,
+    happens: impl Fn() + Send + Sync + 'static,
+) -> Result<BackupReport> {
+    let source = Arc::new(FixtureImporter::new(tree.clone()));
+    let monitor = Arc::new(Once(std::sync::Once::new(), happens));
+    backup(&bench.open().await, source, BackupOptions::default(), monitor, Cancel::default()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_run_takes_a_new_beginning_by_the_clock_of_the_store() {
+    let bench = Bench::new().await;
+    let mut tree = tree();
+    bench.backup(&tree).await;
+    tree.put("new", Fixture::noise(50_000, 77));
+    let days = |n: u64| std::time::Duration::from_secs(n * 24 * 3600);
+    let memory = bench.memory.clone();
+    let report = run_while(&bench, &tree, move || memory.pass(days(5))).await.unwrap();
+    let repository = bench.open().await;
+    let catalog = repository.refresh_catalog().await.unwrap();
+    assert_eq!(catalog.snapshots.iter().filter(|s| s.id == report.snapshot.id).count(), 1);
+    assert_eq!(catalog.snapshots.len(), 2, "the one that was late is taken back");
+    assert_holds(&repository, &report.snapshot, &tree).await;
+    bench.check().await;
+    // A clock that is ahead of this machine's by any amount makes nobody late.
+    bench.memory.pass(days(1000));
+    bench.backup(&tree).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_run_whose_blobs_have_gone_says_so_and_commits_nothing() {
+    let bench = Bench::new().await;
+    let mut tree = tree();
+    bench.backup(&tree).await;
+    tree.put("new", Fixture::noise(50_000, 77));
+    let memory = bench.memory.clone();
+    let happens = move || {
+        memory.pass(std::time::Duration::from_secs(5 * 24 * 3600));
+        // As maintenance does with a state: what it names is not to be relied on any more.
+        memory.names().into_iter().filter(|n| n.area == Area::States).for_each(|n| memory.lose(n));
+    };
+    let e = run_while(&bench, &tree, happens).await.unwrap_err();
+    assert!(matches!(e, Error::Late { missing: 1.. }), "{e}");
+    let repository = bench.open().await;
+    assert_eq!(repository.refresh_catalog().await.unwrap().snapshots.len(), 1);
+    // The next one reads again what it needs.
+    let (report, _) = bench.backup(&tree).await;
+    assert_holds(&bench.open().await, &report.snapshot, &tree).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn patterns_leave_out_files_and_whole_directories() {
     let bench = Bench::new().await;

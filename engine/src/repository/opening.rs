@@ -1,0 +1,334 @@
+//! Making a store, and what can be known of one before it is opened: CONFIG, its copies and the key slots.
+//!
+//! `docs/FORMAT.md` §5 and §6. CONFIG is believed only when its MAC verifies under the keys of a slot, or, in a store
+//! without slots, under those that anybody has.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::now_ns;
+use crate::config::Config;
+use crate::crypto::Keyring;
+use crate::crypto::kdf::KdfParams;
+use crate::crypto::secret::Secret;
+use crate::error::{Error, Result};
+use crate::id::{ObjectId, StoreId};
+use crate::keyslot::{KeySlot, Stored, UserSecret, encode_config_copy};
+use crate::storage::{Area, ObjectName, Store, StoreErrorKind, put_bytes};
+use crate::wire::WireError;
+
+/// What a new store is to be.
+#[derive(Clone, Debug, Default)]
+pub struct CreateOptions {
+    /// Without compression.
+    pub no_compression: bool,
+    /// The cost of the passphrase slot; RFC 9106's second choice if `None`.
+    pub kdf: Option<KdfParams>,
+    /// Other chunk sizes.
+    pub chunks: Option<crate::chunker::ChunkSizes>,
+}
+
+/// Makes a store: the key slot first, or in a plaintext store a copy of CONFIG, CONFIG last, and reads it back. No secret
+/// makes a plaintext store.
+pub async fn create(
+    store: &Arc<dyn Store>,
+    secret: Option<&UserSecret>,
+    options: &CreateOptions,
+) -> Result<Config> {
+    store.prepare().await?;
+    let mut config = Config::new(secret.is_some(), now_ns());
+    if options.no_compression {
+        config.zstd_level = None;
+    }
+    if let Some(chunks) = options.chunks {
+        config.chunks = chunks;
+    }
+    let (bytes, first) = match secret {
+        None => {
+            let bytes = config.encode(&Keyring::plaintext(config.store));
+            let copy = encode_config_copy(config.store, &bytes);
+            (bytes, (ObjectId::random(), copy))
+        }
+        Some(secret) => {
+            let keys = Keyring::sealed(config.store, Secret::new(crate::random_bytes()));
+            let bytes = config.encode(&keys);
+            let kdf = options.kdf.clone().unwrap_or_else(KdfParams::recommended);
+            let slot = KeySlot::new(&keys, secret, kdf, "", now_ns(), bytes.clone())
+                .map_err(|e| Error::Usage(e.to_string()))?;
+            (bytes, (slot.id, slot.encode()))
+        }
+    };
+    let first = (ObjectName::new(Area::Keys, first.0), Bytes::from(first.1));
+    if let Err(e) = write_first(store.as_ref(), first.clone(), &bytes.into()).await {
+        // Half a store would be in the way of another try. Somebody else's stays.
+        let is_ours = !matches!(&e, Error::Store(e) if e.kind() == StoreErrorKind::AlreadyExists);
+        for name in [first.0].into_iter().chain(is_ours.then_some(ObjectName::CONFIG)) {
+            let _ = store.delete(name).await;
+        }
+        return Err(e);
+    }
+    Ok(config)
+}
+
+/// Writes what makes a place a store; CONFIG comes last.
+async fn write_first(store: &dyn Store, first: (ObjectName, Bytes), config: &Bytes) -> Result<()> {
+    put_bytes(store, first.0, first.1).await?;
+    put_bytes(store, ObjectName::CONFIG, config.clone()).await?;
+    if store.get(ObjectName::CONFIG, None).await? != *config {
+        return Err(Error::damaged(ObjectName::CONFIG, "it reads back differently from what was written"));
+    }
+    Ok(())
+}
+
+/// Writes a copy of a plaintext store's CONFIG among its keys.
+pub(super) async fn put_config_copy(store: &Arc<dyn Store>, id: StoreId, config: &[u8]) -> Result<()> {
+    let bytes = encode_config_copy(id, config);
+    put_bytes(store.as_ref(), ObjectName::new(Area::Keys, ObjectId::random()), bytes.into()).await?;
+    Ok(())
+}
+
+/// What can be known of a store without a secret.
+#[derive(Debug)]
+pub struct Probe {
+    config_bytes: Result<Bytes>,
+    slots: Vec<KeySlot>,
+    /// Copies of CONFIG that are in no key slot.
+    copies: Vec<(ObjectId, Vec<u8>)>,
+    /// Objects among the keys that cannot be read, and why.
+    unreadable: Vec<(ObjectId, Error)>,
+    location: String,
+}
+
+/// Key derivations that are tried with one passphrase, all together: KiB of memory times passes. Sixteen times what a slot
+/// asks for by default, and some seconds at most: a store that was made to hurt has as many slots as it likes.
+const MOST_DERIVING: u64 = 16 * 3 * 64 * 1024;
+
+impl Probe {
+    /// Reads CONFIG and the key slots.
+    ///
+    /// # Errors
+    /// There is no store, or only half of one.
+    pub async fn read(store: &Arc<dyn Store>) -> Result<Self> {
+        let location = store.location();
+        let listed = match store.list(Area::Keys).await {
+            Ok(l) => l,
+            Err(e) if e.kind() == StoreErrorKind::NotFound => return Err(Error::NoStore { location }),
+            Err(e) => return Err(e.into()),
+        };
+        let config_bytes = match store.get(ObjectName::CONFIG, None).await {
+            Ok(b) => Ok(b),
+            Err(e) if e.kind() == StoreErrorKind::NotFound && listed.is_empty() => {
+                return Err(Error::NotAStore { location, reason: "it has no CONFIG".into() });
+            }
+            // CONFIG was written last: without it and without snapshots nothing was ever in use.
+            Err(e)
+                if e.kind() == StoreErrorKind::NotFound && store.list(Area::Snapshots).await?.is_empty() =>
+            {
+                let reason =
+                    "it was not made whole, and holds no snapshot: remove it and create it again".into();
+                return Err(Error::NotAStore { location, reason });
+            }
+            Err(e) => Err(e.into()),
+        };
+        let (mut slots, mut copies, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
+        for l in listed {
+            let name = ObjectName::new(Area::Keys, l.id);
+            let stored = match store.get(name, None).await {
+                Ok(bytes) => Stored::decode(l.id, &bytes).map_err(|e| Error::object(name, e)),
+                Err(e) => Err(e.into()),
+            };
+            match stored {
+                Ok(Stored::Key(slot)) => slots.push(*slot),
+                Ok(Stored::ConfigCopy(config)) => copies.push((l.id, config)),
+                Err(e) => unreadable.push((l.id, e)),
+            }
+        }
+        Ok(Self { config_bytes, slots, copies, unreadable, location })
+    }
+
+    /// Whether a secret is needed to open the store. Without a key that can be read none would help.
+    pub fn needs_secret(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// The key slots.
+    pub fn slots(&self) -> &[KeySlot] {
+        &self.slots
+    }
+
+    /// Where the store is.
+    pub(super) fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// What is wrong with CONFIG itself, seen with these keys.
+    pub(super) fn config_fault(&self, keys: &Keyring) -> Option<String> {
+        match &self.config_bytes {
+            Err(e) => Some(super::report(e)),
+            Ok(bytes) if is_good(bytes, keys).is_some() => None,
+            Ok(_) => Some("CONFIG is damaged".into()),
+        }
+    }
+
+    /// Bytes of CONFIG, or a copy of it, that are good under these keys.
+    pub(super) fn good_config(&self, keys: &Keyring) -> Option<&[u8]> {
+        let own = self.config_bytes.as_ref().ok().map(|b| &b[..]);
+        let of_slots = self.slots.iter().map(|s| s.config.as_slice());
+        let others = self.copies.iter().map(|(_, config)| config.as_slice());
+        own.into_iter().chain(of_slots).chain(others).find(|bytes| is_good(bytes, keys).is_some())
+    }
+
+    /// Copies of CONFIG in no key slot that are damaged or cannot be read; and whether one of them is good.
+    pub(super) fn faulty_copies(&self, keys: &Keyring) -> (Vec<ObjectId>, bool) {
+        let is_faulty = |(_, config): &&(ObjectId, Vec<u8>)| is_good(config, keys).is_none();
+        let faulty = self.copies.iter().filter(is_faulty).map(|(id, _)| *id);
+        let faulty: Vec<_> = faulty.chain(self.unreadable.iter().map(|(id, _)| *id)).collect();
+        (faulty, self.copies.iter().any(|copy| !is_faulty(&copy)))
+    }
+
+    /// Finds the slot that a secret opens, and the CONFIG to believe; what the user should know beside.
+    pub(super) fn unlock(&self, secret: Option<&UserSecret>) -> Result<(Config, Keyring, Vec<String>)> {
+        let mut notices: Vec<String> = self.unreadable.iter().map(|(_, e)| super::report(e)).collect();
+        let keys = match secret {
+            None => self.plaintext_keys()?,
+            Some(secret) => {
+                let (slot, master) = self.open_slot(secret)?;
+                for (id, _) in &self.copies {
+                    notices.push(format!("{} is a key without a secret, and is ignored", name(*id)));
+                }
+                Keyring::sealed(slot.store, master)
+            }
+        };
+        for s in self.slots.iter().filter(|s| is_good(&s.config, &keys).is_none()) {
+            notices.push(format!("the copy of CONFIG in key slot {} is damaged", s.id.short()));
+        }
+        for s in self.slots.iter().filter(|s| s.is_authentic(&keys) == Some(false)) {
+            let id = s.id.short();
+            notices
+                .push(format!("what key slot {id} says of itself (label, date) was changed, or is damaged"));
+        }
+        if let Some(fault) = self.config_fault(&keys) {
+            notices.push(format!("{fault}; a copy of it is used: `plakar repair` writes it again"));
+        }
+        if secret.is_none() {
+            let (faulty, _) = self.faulty_copies(&keys);
+            let damaged = faulty.iter().filter(|id| self.copies.iter().any(|(copy, _)| copy == *id));
+            notices.extend(damaged.map(|id| {
+                format!("the copy of CONFIG in {} is damaged: `plakar repair` writes it again", name(*id))
+            }));
+        }
+        let config = self.good_config(&keys).and_then(|bytes| is_good(bytes, &keys));
+        let config = config.ok_or_else(|| self.unusable("CONFIG and its copies are damaged".into()))?;
+        Ok((config, keys, notices))
+    }
+
+    fn unusable(&self, reason: String) -> Error {
+        Error::NotAStore { location: self.location.clone(), reason }
+    }
+
+    /// The keys of a plaintext store, if this is one.
+    fn plaintext_keys(&self) -> Result<Keyring> {
+        if self.needs_secret() {
+            return Err(Error::SecretNeeded { location: self.location.clone() });
+        }
+        let own = self.config_bytes.as_ref().ok().map(|b| &b[..]);
+        let all = own.into_iter().chain(self.copies.iter().map(|(_, config)| config.as_slice()));
+        for bytes in all.clone() {
+            let keys = Config::decode(bytes).ok().map(|c| Keyring::plaintext(c.store));
+            if let Some(keys) = keys.filter(|keys| is_good(bytes, keys).is_some()) {
+                return Ok(keys);
+            }
+        }
+        let mut claims = all.map(Config::decode);
+        if claims.clone().any(|c| matches!(c, Err(WireError::Newer(_)))) {
+            return Err(Error::Newer { object: "CONFIG".into() });
+        }
+        if claims.any(|c| c.is_ok_and(|c| c.sealed)) {
+            return Err(self.unusable("it is encrypted, and none of its key slots can be read".into()));
+        }
+        let fault = match &self.config_bytes {
+            Err(e) => super::report(e),
+            Ok(_) => "CONFIG is damaged".into(),
+        };
+        Err(self.unusable(format!("{fault}, and there is no copy of it that is whole")))
+    }
+
+    /// The slot that a secret opens, and the master key in it.
+    fn open_slot(&self, secret: &UserSecret) -> Result<(&KeySlot, Secret<32>)> {
+        if self.slots.is_empty() {
+            return Err(match self.plaintext_keys() {
+                Ok(_) => Error::Usage(format!(
+                    "the store at {} is not encrypted, but a passphrase was given",
+                    self.location
+                )),
+                Err(e) => e,
+            });
+        }
+        if let Ok(bytes) = &self.config_bytes
+            && let Err(WireError::Newer(_)) = Config::decode(bytes)
+        {
+            return Err(Error::Newer { object: "CONFIG".into() });
+        }
+        // The cheapest first: what is left out then is what nobody asks for by default.
+        let cost = |slot: &KeySlot| slot.kdf.as_ref().map_or(0, KdfParams::cost);
+        let mut slots: Vec<&KeySlot> = self.slots.iter().collect();
+        slots.sort_by_key(|slot| cost(slot));
+        let mut spent = 0;
+        for slot in slots {
+            let derives = matches!(secret, UserSecret::Passphrase(_)) && slot.kdf.is_some();
+            spent += if derives { cost(slot) } else { 0 };
+            if spent > MOST_DERIVING {
+                // Said at once: if none of the others fits, there will be no notices.
+                tracing::warn!(slot = %slot.id.short(), "a key slot asks for too much work, and is not tried");
+                continue;
+            }
+            if let Ok(master) = slot.open(secret) {
+                return Ok((slot, master));
+            }
+        }
+        Err(Error::WrongSecret { location: self.location.clone() })
+    }
+}
+
+/// Reads a CONFIG, if it is whole and these keys vouch for it.
+fn is_good(bytes: &[u8], keys: &Keyring) -> Option<Config> {
+    let config = Config::decode(bytes).ok()?;
+    let fits = config.store == keys.store() && config.sealed == keys.is_sealed();
+    (fits && Config::verify(bytes, keys)).then_some(config)
+}
+
+fn name(id: ObjectId) -> ObjectName {
+    ObjectName::new(Area::Keys, id)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn slots_that_ask_for_the_whole_machine_are_not_tried() {
+        let keys = Keyring::sealed(StoreId([1; 16]), Secret::new([2; 32]));
+        let right = UserSecret::passphrase("right");
+        let cheap = KdfParams { memory_kib: 64, passes: 1, lanes: 1, salt: [4; 32] };
+        let slot = |secret: &UserSecret| KeySlot::new(&keys, secret, cheap.clone(), "", 0, vec![]).unwrap();
+        let config = Config::new(true, 0);
+        let good = slot(&right);
+        let mut slots = vec![good.clone()];
+        for _ in 0..50 {
+            let mut heavy = slot(&UserSecret::passphrase("other"));
+            heavy.kdf = Some(KdfParams { memory_kib: 1 << 20, passes: 32, ..cheap.clone() });
+            slots.insert(0, heavy);
+        }
+        let config_bytes = Ok(Bytes::from(config.encode(&keys)));
+        let location = "here".into();
+        let probe = Probe { config_bytes, slots, copies: vec![], unreadable: vec![], location };
+        let begun = Instant::now();
+        assert_eq!(probe.open_slot(&right).unwrap().0.id, good.id);
+        let wrong = probe.open_slot(&UserSecret::passphrase("wrong"));
+        assert!(matches!(wrong, Err(Error::WrongSecret { .. })));
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    }
+}
