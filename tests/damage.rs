@@ -558,13 +558,14 @@ fn a_plaintext_store_without_the_copy_of_its_config_gets_another() {
     let (sandbox, plain) = plaintext();
     let config = sandbox.store().join("CONFIG");
     let good = std::fs::read(&config).unwrap();
-    for harm in CONFIG_HARMS {
+    // What is no file is none of the store's objects, and stays.
+    for harm in CONFIG_HARMS.into_iter().filter(|harm| !matches!(harm, Fifo)) {
         let copy = sandbox.objects("keys").remove(0);
         harm.apply(&copy);
         plain(&sandbox, &["ls"]).succeeds();
         let repaired = plain(&sandbox, &["repair", "-apply"]).succeeds();
         // Not every bit of the object is one of the copy.
-        let is_lost = matches!(harm, FlipMiddle | CutInHalf | Cut(0) | Zeros | Gone | Fifo);
+        let is_lost = matches!(harm, FlipMiddle | CutInHalf | Cut(0) | Zeros | Gone);
         assert!(!is_lost || repaired.text().contains("keys: write a copy of CONFIG"), "{harm:?}: {repaired}");
         assert_eq!(sandbox.objects("keys").len(), 1, "{harm:?}");
         plain(&sandbox, &["check"]).succeeds();
