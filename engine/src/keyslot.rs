@@ -108,20 +108,41 @@ impl Stored {
         if bytes.len() > 128 << 10 {
             return Err(WireError::Malformed("length"));
         }
-        let (_, fields) = Preamble::decode(Area::Keys, bytes)?;
-        let (mut is_copy, mut config) = (false, Vec::new());
+        let (preamble, fields) = Preamble::decode(Area::Keys, bytes)?;
+        let (mut kind, mut kdf, mut wrapped) = (0, None, None);
+        let (mut created_ns, mut label, mut config, mut mac) = (0, String::new(), Vec::new(), None);
         read_fields(fields, "key slot", |tag, mut r| {
             match tag {
-                1 => is_copy = r.u8()? == KIND_COPY,
+                1 => kind = r.u8()?,
+                2 => created_ns = r.iv()?,
+                3 => {
+                    if r.u8()? != 1 {
+                        return Err(WireError::Newer("key derivation"));
+                    }
+                    let (memory_kib, passes, lanes) = (r.u32()?, r.u32()?, r.u32()?);
+                    kdf = Some(KdfParams { memory_kib, passes, lanes, salt: r.array()? });
+                }
+                4 => {
+                    let b = r.take(r.remaining().min(MAX_LABEL))?;
+                    label = String::from_utf8_lossy(b).into_owned();
+                }
+                5 => wrapped = Some(r.array()?),
                 6 => config = r.take(r.remaining())?.to_vec(),
-                _ => return Ok(tag <= 8),
+                8 => mac = Some(r.array()?),
+                _ => return Ok(false),
             }
             Ok(true)
         })?;
-        if is_copy {
-            return Ok(Self::ConfigCopy(config));
+        match kind {
+            KIND_COPY => return Ok(Self::ConfigCopy(config)),
+            1 if kdf.as_ref().is_some_and(KdfParams::is_acceptable) => {}
+            1 => return Err(WireError::Malformed("key derivation parameters")),
+            2 => kdf = None,
+            _ => return Err(WireError::Newer("kind of key slot")),
         }
-        KeySlot::decode(id, bytes).map(|slot| Self::Key(Box::new(slot)))
+        let wrapped = wrapped.ok_or(WireError::Truncated)?;
+        let slot = KeySlot { id, store: preamble.store, kdf, created_ns, label, config, wrapped, mac };
+        Ok(Self::Key(Box::new(slot)))
     }
 }
 
@@ -243,42 +264,10 @@ impl KeySlot {
 
     /// Reads a slot.
     pub fn decode(id: ObjectId, bytes: &[u8]) -> WireResult<Self> {
-        if bytes.len() > 128 << 10 {
-            return Err(WireError::Malformed("length"));
+        match Stored::decode(id, bytes)? {
+            Stored::Key(slot) => Ok(*slot),
+            Stored::ConfigCopy(_) => Err(WireError::Newer("kind of key slot")),
         }
-        let (preamble, fields) = Preamble::decode(Area::Keys, bytes)?;
-        let (mut kind, mut kdf, mut wrapped) = (0, None, None);
-        let (mut created_ns, mut label, mut config, mut mac) = (0, String::new(), Vec::new(), None);
-        read_fields(fields, "key slot", |tag, mut r| {
-            match tag {
-                1 => kind = r.u8()?,
-                2 => created_ns = r.iv()?,
-                3 => {
-                    if r.u8()? != 1 {
-                        return Err(WireError::Newer("key derivation"));
-                    }
-                    let (memory_kib, passes, lanes) = (r.u32()?, r.u32()?, r.u32()?);
-                    kdf = Some(KdfParams { memory_kib, passes, lanes, salt: r.array()? });
-                }
-                4 => {
-                    let b = r.take(r.remaining().min(MAX_LABEL))?;
-                    label = String::from_utf8_lossy(b).into_owned();
-                }
-                5 => wrapped = Some(r.array()?),
-                6 => config = r.take(r.remaining())?.to_vec(),
-                8 => mac = Some(r.array()?),
-                _ => return Ok(false),
-            }
-            Ok(true)
-        })?;
-        match kind {
-            1 if kdf.as_ref().is_some_and(KdfParams::is_acceptable) => {}
-            1 => return Err(WireError::Malformed("key derivation parameters")),
-            2 => kdf = None,
-            _ => return Err(WireError::Newer("kind of key slot")),
-        }
-        let wrapped = wrapped.ok_or(WireError::Truncated)?;
-        Ok(Self { id, store: preamble.store, kdf, created_ns, label, config, wrapped, mac })
     }
 }
 

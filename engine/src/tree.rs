@@ -222,14 +222,6 @@ impl Entry {
         size_of::<Self>() + 16 + self.name.capacity() + detail + xattrs + error
     }
 
-    /// Whether two names of one hard-link group still are one file.
-    pub fn is_same_file(&self, other: &Self) -> bool {
-        self.links.is_some()
-            && self.links.map(|l| l.group) == other.links.map(|l| l.group)
-            && self.meta == other.meta
-            && self.detail == other.detail
-    }
-
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let m = &self.meta;

@@ -112,7 +112,7 @@ impl Walk {
             let cursor = self.stack.last_mut()?;
             self.path.truncate(cursor.path);
             if cursor.entries.is_none()
-                && let Err(e) = self.read_again(self.stack.len() - 1).await
+                && let Err(e) = self.read_again().await
             {
                 // What is left of this page is lost; others may be there.
                 self.stack.last_mut()?.entries = Some(Vec::new().into_iter());
@@ -209,10 +209,11 @@ impl Walk {
         }
     }
 
-    /// Reads once more what was let go of a directory.
-    async fn read_again(&mut self, at: usize) -> Result<()> {
-        let (entries, pages) = self.page(&self.stack[at]).await?;
-        let cursor = &mut self.stack[at];
+    /// Reads once more what was let go of the directory entered last.
+    async fn read_again(&mut self) -> Result<()> {
+        let Some(cursor) = self.stack.last() else { return Ok(()) };
+        let (entries, pages) = self.page(cursor).await?;
+        let Some(cursor) = self.stack.last_mut() else { return Ok(()) };
         self.kept -= cursor.bytes;
         let met = cursor.met;
         cursor.hold(entries, pages);

@@ -9,7 +9,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use plakar_engine::error::{Error, Result};
 use plakar_engine::id::BlobId;
-use plakar_engine::tree::{Contents, Detail, Directory, Entry, Extent, Page};
+use plakar_engine::tree::{Directory, Entry, Page};
 use plakar_engine::vfs::Vfs;
 
 /// A decoded blob of a directory.
@@ -141,21 +141,9 @@ fn damaged(node: BlobId, how: &'static str) -> Error {
 /// Bytes of memory, near enough.
 fn weight(decoded: &Decoded) -> usize {
     match decoded {
-        Decoded::Entries(entries) => {
-            let of = |e: &Entry| {
-                let detail = match &e.detail {
-                    Detail::Regular(Contents { items, .. }) => items.capacity() * size_of::<Extent>(),
-                    Detail::Symlink(target) => target.capacity(),
-                    Detail::Directory { .. } | Detail::Special | Detail::Missing => 0,
-                };
-                let xattrs: usize = e.xattrs.iter().map(|x| 80 + x.name.len() + x.value.len()).sum();
-                // 16: what the allocator adds to a name.
-                size_of::<Entry>() + 16 + e.name.capacity() + detail + xattrs
-            };
-            200 + entries.iter().map(of).sum::<usize>()
-        }
+        Decoded::Entries(entries) => 200 + entries.iter().map(Entry::weight).sum::<usize>(),
         Decoded::Pages(pages) => {
-            200 + pages.pages.iter().map(|p| size_of::<Page>() + 20 + p.first.capacity()).sum::<usize>()
+            200 + pages.pages.iter().map(|p| p.weight() + size_of::<u32>()).sum::<usize>()
         }
     }
 }
