@@ -142,6 +142,19 @@ fn list_of(level: u8, item: Extent) -> Vec<u8> {
 }
 
 #[test]
+fn a_list_that_is_said_to_cover_more_than_it_does_is_found_though_it_was_read_before() {
+    let sandbox = store(|b| {
+        let item = Extent { id: Some(b.put(Class::Data, b"x")), len: 1 };
+        let id = Some(b.put(Class::Meta, &list_of(0, item)));
+        let of =
+            |len| Contents { level: 1, items: vec![Extent { id, len }], data_bytes: 4096, missing: false };
+        b.directory("", &[file("a", of(4096)), file("b", of(4097))])
+    });
+    let outcome = sandbox.run(["check"]).ends_with(65);
+    assert!(outcome.stderr.contains("/b: ") && !outcome.stderr.contains("/a: "), "{outcome}");
+}
+
+#[test]
 fn directories_that_unfold_into_more_entries_than_can_be_counted() {
     let sandbox = store(|b| {
         let mut below = b.directory("", &[]);

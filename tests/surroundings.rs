@@ -89,6 +89,35 @@ fn a_store_that_is_gone_in_the_middle_of_a_backup_is_not_called_damaged() {
 }
 
 #[test]
+fn further_names_whose_first_one_is_kept_all_become_files_of_their_own() {
+    let sandbox = Sandbox::with_key_file();
+    let source = sandbox.path("source");
+    fs::create_dir(&source).unwrap();
+    // So many pieces that they are in a list.
+    let long = fs::File::create(source.join("1")).unwrap();
+    for i in 0..200 {
+        std::os::unix::fs::FileExt::write_all_at(&long, format!("piece {i}").as_bytes(), i << 17).unwrap();
+    }
+    for (name, text) in [("3", "three"), ("5", "five")] {
+        fs::write(source.join(name), text).unwrap();
+    }
+    for (first, second) in [("1", "2"), ("3", "4"), ("5", "6")] {
+        fs::hard_link(source.join(first), source.join(second)).unwrap();
+    }
+    sandbox.backup(&source);
+    fs::create_dir(sandbox.path("to")).unwrap();
+    for kept in ["1", "3", "5"] {
+        fs::write(sandbox.path("to").join(kept), "there before").unwrap();
+    }
+    sandbox.run(["restore", "-overwrite", "never", "-to", "to", "latest"]).succeeds();
+    for name in ["2", "4", "6"] {
+        let [was, is] = [&source, &sandbox.path("to")].map(|d| fs::read(d.join(name)).unwrap());
+        assert!(was == is, "{name}");
+    }
+    assert_eq!(fs::read(sandbox.path("to/1")).unwrap(), b"there before");
+}
+
+#[test]
 fn a_file_that_changed_while_it_was_read_is_named_when_it_is_restored() {
     let sandbox = Sandbox::with_key_file();
     fs::create_dir(sandbox.path("source")).unwrap();

@@ -291,8 +291,8 @@ impl Located {
 /// What comes next in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item {
-    /// An extent list, before what is in it. [`Pieces::skip`] passes over that.
-    List(BlobId),
+    /// An extent list and the bytes that it is to cover, before what is in it. [`Pieces::skip`] passes over that.
+    List(BlobId, u64),
     /// The list that was begun last and not ended has ended.
     End,
     /// A blob or hole.
@@ -319,7 +319,7 @@ impl Pieces {
         loop {
             match self.step().await? {
                 Some(Item::Piece(piece)) => return Ok(Some(piece)),
-                Some(Item::List(_) | Item::End) => {}
+                Some(Item::List(..) | Item::End) => {}
                 None => return Ok(None),
             }
         }
@@ -346,7 +346,7 @@ impl Pieces {
         Ok(Some(match piece.extent.id {
             Some(id) if *level > 0 => {
                 self.next = Some((*level, piece));
-                Item::List(id)
+                Item::List(id, piece.extent.len)
             }
             _ => Item::Piece(piece),
         }))

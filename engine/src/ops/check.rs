@@ -155,8 +155,8 @@ struct Check {
     bad: HashMap<BlobId, String>,
     /// Nodes, lists and tables that cannot be read, and why.
     bad_nodes: HashMap<BlobId, String>,
-    /// Extent lists that were read, and how much of each is in no hole.
-    lists: HashMap<BlobId, u64>,
+    /// Extent lists that were read, as ones that cover so much, and how much of each is in no hole.
+    lists: HashMap<List, u64>,
     /// Bytes of problems that the report would hold if it held all.
     kept: usize,
 }
@@ -269,7 +269,7 @@ impl Check {
         loop {
             match pieces.step().await {
                 Ok(None) => break,
-                Ok(Some(Item::List(id))) => match self.lists.get(&id) {
+                Ok(Some(Item::List(id, len))) => match self.lists.get(&(id, len)) {
                     Some(bytes) => {
                         pieces.skip();
                         sums.add(*bytes);
@@ -278,7 +278,7 @@ impl Check {
                         pieces.skip();
                         sums.unknown = true;
                     }
-                    None => sums.open.push((id, 0)),
+                    None => sums.open.push(((id, len), 0)),
                 },
                 Ok(Some(Item::End)) => {
                     if let Some((list, bytes)) = sums.end() {
@@ -293,7 +293,7 @@ impl Check {
                     }
                 }
                 Err(e) => {
-                    let list = sums.open.pop().map_or(BlobId([0; 32]), |(list, _)| list);
+                    let list = sums.open.pop().map_or(BlobId([0; 32]), |((id, _), _)| id);
                     sums.unknown = true;
                     self.tree_failure(list, e)?;
                 }
@@ -323,19 +323,19 @@ impl Check {
 
     /// The first thing that is wrong with a file's contents. `clean` are extent lists in which nothing is, and how much
     /// of each is in no hole.
-    async fn fault(&self, entry: &Entry, clean: &mut HashMap<BlobId, u64>) -> Option<String> {
+    async fn fault(&self, entry: &Entry, clean: &mut HashMap<List, u64>) -> Option<String> {
         let Detail::Regular(contents) = &entry.detail else { return None };
         let mut pieces = self.vfs.pieces(contents, 0..entry.meta.size);
         let mut sums = Sums::default();
         loop {
             match pieces.step().await {
                 Ok(None) => return sums.compare(contents).map(|e| report(&e)),
-                Ok(Some(Item::List(id))) => match clean.get(&id) {
+                Ok(Some(Item::List(id, len))) => match clean.get(&(id, len)) {
                     Some(bytes) => {
                         pieces.skip();
                         sums.add(*bytes);
                     }
-                    None => sums.open.push((id, 0)),
+                    None => sums.open.push(((id, len), 0)),
                 },
                 Ok(Some(Item::End)) => clean.extend(sums.end()),
                 Ok(Some(Item::Piece(piece))) => {
@@ -426,11 +426,14 @@ impl Check {
     }
 }
 
+/// An extent list as an entry or another list names it: its blob, and the bytes that it is to cover.
+type List = (BlobId, u64);
+
 /// Adds up how much of a file is in no hole, list by list.
 #[derive(Default)]
 struct Sums {
     /// Lists that were begun and not ended.
-    open: Vec<(BlobId, u64)>,
+    open: Vec<(List, u64)>,
     all: u64,
     /// Some list could not be read.
     unknown: bool,
@@ -443,7 +446,7 @@ impl Sums {
     }
 
     /// Ends a list; what is in it, if all of that is known.
-    fn end(&mut self) -> Option<(BlobId, u64)> {
+    fn end(&mut self) -> Option<(List, u64)> {
         let (list, bytes) = self.open.pop()?;
         self.add(bytes);
         (!self.unknown).then_some((list, bytes))

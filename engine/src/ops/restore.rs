@@ -197,12 +197,12 @@ impl Job {
                 let next = blocking(move || {
                     let mut draft = Draft::default();
                     while draft.has_room() {
-                        long = match (long.take(), alone.pop_front()) {
-                            (Some(long), _) => job.draw_up_long(long, &mut draft)?,
-                            (None, Some((directory, entry))) => {
-                                job.draw_up(directory, entry, None, &mut draft)?
-                            }
-                            (None, None) => break,
+                        long = if let Some(long) = long.take() {
+                            job.draw_up_long(long, &mut draft)?
+                        } else if let Some((directory, entry)) = alone.pop_front() {
+                            job.draw_up(directory, entry, None, &mut draft)?
+                        } else {
+                            break;
                         };
                     }
                     Ok((job.plan(draft)?, alone, long))

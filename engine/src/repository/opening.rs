@@ -179,11 +179,14 @@ impl Probe {
         own.into_iter().chain(of_slots).chain(others).find(|bytes| is_good(bytes, keys).is_some())
     }
 
-    /// Copies of CONFIG in no key slot that are damaged or cannot be read; and whether one of them is good.
+    /// Copies of CONFIG in no key slot that are damaged, and what else stands among the keys and is; and whether one of the
+    /// copies is good. What only cannot be read now, or is of a newer program, is not for this one to judge.
     pub(super) fn faulty_copies(&self, keys: &Keyring) -> (Vec<ObjectId>, bool) {
         let is_faulty = |(_, config): &&(ObjectId, Vec<u8>)| is_good(config, keys).is_none();
         let faulty = self.copies.iter().filter(is_faulty).map(|(id, _)| *id);
-        let faulty: Vec<_> = faulty.chain(self.unreadable.iter().map(|(id, _)| *id)).collect();
+        let is_damaged = |(_, e): &&(ObjectId, Error)| matches!(e, Error::DamagedObject { .. });
+        let damaged = self.unreadable.iter().filter(is_damaged).map(|(id, _)| *id);
+        let faulty: Vec<_> = faulty.chain(damaged).collect();
         (faulty, self.copies.iter().any(|copy| !is_faulty(&copy)))
     }
 
@@ -307,6 +310,24 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+
+    #[test]
+    fn only_what_is_known_to_be_damaged_is_to_be_removed() {
+        let config = Config::new(false, 0);
+        let keys = Keyring::plaintext(config.store);
+        let bytes = config.encode(&keys);
+        let [damaged, newer, out_of_reach] = [1, 2, 3].map(|n| ObjectId([n; 32]));
+        let refused = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let unreadable = vec![
+            (damaged, Error::object(name(damaged), WireError::Truncated)),
+            (newer, Error::object(name(newer), WireError::Newer("kind of key slot"))),
+            (out_of_reach, Error::from(crate::storage::StoreError::io("read", name(out_of_reach), refused))),
+        ];
+        let copies = vec![(ObjectId([4; 32]), bytes.clone()), (ObjectId([5; 32]), vec![0; 200])];
+        let (config_bytes, location) = (Ok(Bytes::from(bytes)), "here".into());
+        let probe = Probe { config_bytes, slots: vec![], copies, unreadable, location };
+        assert_eq!(probe.faulty_copies(&keys), (vec![ObjectId([5; 32]), damaged], true));
+    }
 
     #[test]
     fn slots_that_ask_for_the_whole_machine_are_not_tried() {

@@ -208,9 +208,9 @@ async fn damage_names_the_paths_that_need_the_blob_and_no_others() {
 fn an_entry_that_misstates_its_data_bytes_is_damaged() {
     let mut sums = Sums::default();
     sums.add(60);
-    sums.open.push((BlobId([1; 32]), 0));
+    sums.open.push(((BlobId([1; 32]), 40), 0));
     sums.add(40);
-    assert_eq!(sums.end(), Some((BlobId([1; 32]), 40)));
+    assert_eq!(sums.end(), Some(((BlobId([1; 32]), 40), 40)));
     let contents = |data_bytes| Contents { level: 1, data_bytes, ..Contents::default() };
     assert!(sums.compare(&contents(100)).is_none());
     assert!(sums.compare(&contents(200)).is_some_and(|e| is_damage(&e)));
