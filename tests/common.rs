@@ -4,6 +4,7 @@
 pub(crate) mod compare;
 pub(crate) mod directory;
 pub(crate) mod http;
+pub(crate) mod made;
 pub(crate) mod mount;
 pub(crate) mod sandbox;
 pub(crate) mod torture;

@@ -8,6 +8,7 @@
 mod about;
 mod attr;
 mod contents;
+mod dirs;
 mod folders;
 pub(crate) mod history;
 mod inodes;
@@ -104,6 +105,7 @@ pub struct SnapshotFs {
     frames: Arc<CachedFrames>,
     folders: Arc<Folders>,
     inodes: Inodes,
+    dirs: dirs::Dirs,
     numbers: Numbers,
     owners: attr::Owners,
     xattrs: bool,
@@ -178,6 +180,7 @@ impl SnapshotFs {
             frames,
             folders,
             inodes: Inodes::new(root),
+            dirs: dirs::Dirs::default(),
             numbers,
             owners: attr::Owners::new(&config),
             xattrs,
@@ -261,7 +264,7 @@ impl SnapshotFs {
         if name.len() > MAX_NAME {
             return Err(FsError::NameTooLong);
         }
-        match self.inodes.inode(parent)? {
+        match self.inode(parent).await? {
             Inode::Folder(path) => self.lookup_in_view(&path, name).await,
             Inode::Directory(dir) => {
                 let found = self.within(&dir, Some(name), self.folders.find(dir.node(), name)).await?;
@@ -318,8 +321,8 @@ impl SnapshotFs {
     /// Attributes of an inode.
     pub async fn attributes(&self, ino: u64) -> Result<Attr, FsError> {
         self.activity.attributes.one();
-        match self.inodes.inode(ino)? {
-            Inode::Directory(dir) => Ok(self.attr_of_dir(ino, &dir)),
+        match self.inode(ino).await? {
+            Inode::Directory(dir) => Ok(self.attr_of_dir(&dir)),
             Inode::Leaf(dir, position) => {
                 let run = self.run(&dir, position).await?;
                 Ok(self.owners.attr(ino, run.at(position).ok_or(FsError::Failed)?))
@@ -340,9 +343,9 @@ impl SnapshotFs {
             all.bytes = all.bytes.saturating_add(below.bytes);
             all.files = all.files.saturating_add(below.entries());
         };
-        match self.inodes.inode(ROOT) {
-            Ok(Inode::Directory(dir)) => dir.entry.directory().iter().for_each(|(_, below)| add(below)),
-            _ => self.view().snapshots().iter().for_each(|s| add(&s.snapshot.summary())),
+        match self.inodes.root() {
+            Some(dir) => dir.entry.directory().iter().for_each(|(_, below)| add(below)),
+            None => self.view().snapshots().iter().for_each(|s| add(&s.snapshot.summary())),
         }
         all
     }
@@ -362,10 +365,10 @@ impl SnapshotFs {
         run.at(position).cloned().ok_or(FsError::Failed)
     }
 
-    fn attr_of_dir(&self, ino: u64, dir: &Dir) -> Attr {
+    fn attr_of_dir(&self, dir: &Dir) -> Attr {
         let mut attr = match dir.above {
-            true => self.owners.attr_above(ino, &dir.entry),
-            false => self.owners.attr(ino, &dir.entry),
+            true => self.owners.attr_above(dir.ino, &dir.entry),
+            false => self.owners.attr(dir.ino, &dir.entry),
         };
         // Snapshots list by their time; a `/` that was itself backed up keeps its own.
         if dir.parent.is_none() && dir.above {
@@ -423,7 +426,7 @@ impl Shares {
     }
 }
 
-/// The directory at a path of a snapshot.
+/// The directory at a path of a snapshot, as the root.
 async fn descend(
     folders: &Folders,
     numbers: &Numbers,
@@ -432,7 +435,7 @@ async fn descend(
 ) -> Result<Arc<Dir>> {
     let shown = || String::from_utf8_lossy(path).into_owned();
     let missing = || Error::NoPath { path: shown(), snapshot: snapshot.id.short() };
-    let mut dir = Dir::top(snapshot.clone(), numbers);
+    let mut dir = Dir::top(snapshot.clone(), ROOT, numbers);
     for name in path.split(|b| *b == b'/').filter(|p| !p.is_empty() && *p != b".") {
         let (run, position) = folders.find(dir.node(), name).await?.ok_or_else(missing)?;
         let entry = run.at(position).ok_or_else(missing)?;
@@ -442,7 +445,7 @@ async fn descend(
                 reason: "not a directory, so it cannot be mounted",
             });
         }
-        dir = dir.child(entry, position, numbers);
+        dir = dir.child(entry, position, ROOT, numbers);
     }
     Ok(dir)
 }

@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::sandbox::{Outcome, Sandbox, read_until};
+use super::sandbox::{Outcome, Sandbox, peak_so_far, read_until};
 
 /// Longer than ending can take, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,6 +45,13 @@ impl MountGuard {
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.directory
+    }
+
+    /// The peak of its resident memory so far, MiB.
+    pub(crate) fn peak(&self) -> u64 {
+        let peak = peak_so_far(self.child.as_ref().unwrap().id());
+        assert!(peak > 1, "it has ended");
+        peak
     }
 
     /// Sends the process a signal.

@@ -194,18 +194,21 @@ impl Sandbox {
 
 /// The peak of resident memory of a process, in MiB, while it runs, but no longer than so long.
 pub(crate) fn peak_while(child: &mut Child, most: std::time::Duration) -> u64 {
-    let status = format!("/proc/{}/status", child.id());
     let begun = std::time::Instant::now();
     let mut peak = 0;
     while child.try_wait().unwrap().is_none() && begun.elapsed() < most {
-        let text = std::fs::read_to_string(&status).unwrap_or_default();
-        let high =
-            text.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
-        peak = peak.max(high.unwrap_or(0));
+        peak = peak.max(peak_so_far(child.id()));
         std::thread::sleep(std::time::Duration::from_millis(3));
     }
-    assert!(peak > 1024, "nothing was measured");
-    peak / 1024
+    assert!(peak > 1, "nothing was measured");
+    peak
+}
+
+/// The peak of a process's resident memory so far, MiB; 0 once it has ended.
+pub(crate) fn peak_so_far(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let high = text.lines().find_map(|l| l.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+    high.map_or(0, |kib| kib.parse::<u64>().unwrap() / 1024)
 }
 
 /// All regular files below a directory, which need not exist.

@@ -19,9 +19,9 @@ use plakar_engine::tree::{Detail, Entry};
 use serde::Serialize;
 use serde_json::json;
 
+use super::SnapshotFs;
 use super::inodes::Inode;
 use super::tree::Dir;
-use super::{ROOT, SnapshotFs};
 use crate::cache::FrameCounts;
 use crate::error::FsError;
 use crate::view::{Folder, Item, Shown, Target, Text, View, cookie_of, cookie_of_name, timestamp};
@@ -131,12 +131,12 @@ impl SnapshotFs {
 
     /// The snapshots that are shown, also where only one is.
     fn shown(&self) -> Vec<Shown> {
-        match self.inodes.inode(ROOT) {
-            Ok(Inode::Directory(root)) => {
+        match self.inodes.root() {
+            Some(root) => {
                 let snapshot = root.tree.snapshot.clone();
                 vec![Shown { name: snapshot.id.short().into_bytes().into(), snapshot }]
             }
-            _ => self.view().snapshots().to_vec(),
+            None => self.view().snapshots().to_vec(),
         }
     }
 

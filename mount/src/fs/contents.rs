@@ -24,7 +24,7 @@ impl SnapshotFs {
     /// Where a symlink leads.
     pub async fn read_link(&self, ino: u64) -> Result<Bytes, FsError> {
         self.activity.links.one();
-        match self.inodes.inode(ino)? {
+        match self.inode(ino).await? {
             Inode::Link(link) => Ok(Bytes::copy_from_slice(&link.to)),
             Inode::Leaf(dir, position) => match self.entry(&dir, position).await?.detail {
                 Detail::Symlink(target) => Ok(target.into()),
@@ -37,7 +37,7 @@ impl SnapshotFs {
     /// Bytes of a regular file; fewer than asked for only at its end.
     pub async fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Bytes, FsError> {
         self.activity.reads.one();
-        let bytes = match self.inodes.inode(ino)? {
+        let bytes = match self.inode(ino).await? {
             Inode::Text(text) => {
                 let end = offset.saturating_add(u64::from(len)).min(text.bytes.len() as u64);
                 text.bytes.slice(offset.min(end) as usize..end as usize)
@@ -92,7 +92,7 @@ impl SnapshotFs {
     pub async fn seek(&self, ino: u64, offset: u64, what: Seek) -> Result<u64, FsError> {
         /// Bytes of a file whose extents are looked at in one go.
         const STEP: u64 = 1 << 30;
-        let (dir, position) = match self.inodes.inode(ino)? {
+        let (dir, position) = match self.inode(ino).await? {
             Inode::Leaf(dir, position) => (dir, position),
             Inode::Text(text) => {
                 let size = text.bytes.len() as u64;
@@ -143,14 +143,14 @@ impl SnapshotFs {
         if let Some(recorded) = self.xattrs_of(ino, value).await? {
             return Ok(recorded);
         }
-        self.made_xattr(&self.inodes.inode(ino)?, name).await.unwrap_or(Err(FsError::NoAttribute))
+        self.made_xattr(&self.inode(ino).await?, name).await.unwrap_or(Err(FsError::NoAttribute))
     }
 
     async fn xattrs_of<T: Default>(&self, ino: u64, of: impl FnOnce(&Entry) -> T) -> Result<T, FsError> {
         if !self.xattrs {
             return Err(FsError::Unsupported);
         }
-        match self.inodes.inode(ino)? {
+        match self.inode(ino).await? {
             Inode::Directory(dir) => Ok(of(&dir.entry)),
             Inode::Leaf(dir, position) => {
                 let run = self.run(&dir, position).await?;

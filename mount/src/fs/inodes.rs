@@ -5,9 +5,13 @@
 //! that of a node, which several snapshots share. Positions go up, and directories have higher numbers than what stands
 //! beside them: so programs that go through a directory in the order of numbers, as `cp` does, read files in the order
 //! in which they are stored. The hash has more bits than a number, and they are compared: two inodes never pass for one.
+//!
+//! A program that walks a tree makes the kernel hold all of it. So what is kept is one small row for each directory in
+//! which something is held, whatever stands there: it says in which directory that one stands, and so on up to the
+//! snapshot. The entries themselves are read again from their pages; [`super::dirs`] remembers the last directories.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry as Place;
+use std::collections::hash_map::Entry as Slot;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use plakar_engine::crypto::Keyring;
@@ -56,6 +60,14 @@ impl Identity {
         };
         // The kernel takes 0 for "none" and 1 for the root.
         number.max(ROOT + 1)
+    }
+
+    /// The low bits of the position that it has the number of.
+    fn low(&self) -> Option<u16> {
+        match self.kind {
+            Numbering::Own => None,
+            Numbering::Directory(low) | Numbering::Leaf(low) => Some(low),
+        }
     }
 
     /// Bits that are not in the number.
@@ -165,61 +177,120 @@ pub(crate) enum Inode {
     Text(Arc<Text>),
 }
 
+/// Where an inode number leads.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// To this.
+    Whole(Inode),
+    /// To the entry at a position of a directory.
+    Entry(At),
+}
+
+/// A position in a directory of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At {
+    /// The directory's number.
+    pub(crate) dir: u64,
+    /// The position.
+    pub(crate) position: u32,
+    /// Whether a directory stands there.
+    pub(crate) is_directory: bool,
+    check: u32,
+}
+
+impl At {
+    /// Whether it is there that a directory with this identity stands.
+    pub(crate) fn is_of(&self, identity: &Identity) -> bool {
+        let low = Numbering::Directory(self.position as u16);
+        self.is_directory && identity.kind == low && identity.check() == self.check
+    }
+}
+
 /// An inode that has a row of its own.
 #[derive(Debug)]
 struct Held {
-    inode: Inode,
+    to: To,
     check: u32,
-    lookups: u64,
+    lookups: Lookups,
 }
 
-/// The files of one directory, or of 65,536 entries of it: a million files need a row for each directory, not for
-/// each file.
+/// Where a row leads.
+#[derive(Debug)]
+enum To {
+    Whole(Box<Inode>),
+    /// A file with several names, by one of them: the directory's number, and the position in it.
+    Entry(u64, u32),
+}
+
+/// The entries of one directory, or 65,536 of them.
 #[derive(Debug)]
 struct Block {
-    dir: Arc<Dir>,
-    /// Position of its first entry.
-    start: u32,
+    /// The directory's number.
+    dir: u64,
     check: u32,
-    lookups: u64,
+    lookups: Lookups,
+    /// Position of its first entry, in blocks.
+    start: u16,
+}
+
+/// How often the kernel was given something. Nobody counts so far; if somebody does, it is held for ever.
+#[derive(Debug, Default)]
+struct Lookups(u32);
+
+impl Lookups {
+    fn add(&mut self) {
+        self.0 = self.0.saturating_add(1);
+    }
+
+    /// Whether none is left.
+    fn take(&mut self, lookups: u64) -> bool {
+        if self.0 < u32::MAX {
+            self.0 = self.0.saturating_sub(u32::try_from(lookups).unwrap_or(u32::MAX));
+        }
+        self.0 == 0
+    }
 }
 
 #[derive(Debug, Default)]
 struct Shard {
     rows: HashMap<u64, Held>,
-    /// By the number without its low bits.
+    /// By what the numbers of a block have in common.
     blocks: HashMap<u64, Block>,
+}
+
+/// What the numbers of a block have in common.
+fn block_of(ino: u64) -> u64 {
+    (ino & !HIGH) >> 16
 }
 
 impl Shard {
     /// Whether a number is free for an inode, or already its own.
     fn fits(&self, ino: u64, identity: &Identity) -> bool {
         let own_row = self.rows.get(&ino).is_none_or(|h| h.check == identity.check());
-        let own_block = match self.blocks.get(&(ino >> 16)) {
-            Some(block) => matches!(identity.kind, Numbering::Leaf(_)) && block.check == identity.check(),
+        let own_block = match self.blocks.get(&block_of(ino)) {
+            Some(block) => identity.low().is_some() && block.check == identity.check(),
             None => true,
         };
         own_row && own_block
     }
 
-    fn forget(&mut self, ino: u64, lookups: u64) {
-        if let Place::Occupied(mut row) = self.rows.entry(ino) {
-            let held = row.get_mut();
-            held.lookups = held.lookups.saturating_sub(lookups);
-            if held.lookups == 0 {
-                row.remove();
-            }
-        } else if let Place::Occupied(mut place) = self.blocks.entry(ino >> 16) {
-            let block = place.get_mut();
-            block.lookups = block.lookups.saturating_sub(lookups);
-            if block.lookups == 0 {
-                place.remove();
-            }
+    /// Takes back lookups. What was freed stood in this directory.
+    fn forget(&mut self, ino: u64, lookups: u64) -> Option<u64> {
+        if let Slot::Occupied(mut row) = self.rows.entry(ino) {
+            let is_free = row.get_mut().lookups.take(lookups);
+            return match is_free.then(|| row.remove().to)? {
+                To::Entry(dir, _) => Some(dir),
+                To::Whole(_) => None,
+            };
         }
+        let Slot::Occupied(mut block) = self.blocks.entry(block_of(ino)) else { return None };
+        let is_free = block.get_mut().lookups.take(lookups);
+        is_free.then(|| block.remove().dir)
     }
 }
 
-/// The inodes that the kernel holds, with how often it was given them.
+/// The inodes that the kernel holds, with how often it was given them. Directories in which it holds something are held
+/// with it.
 #[derive(Debug)]
 pub(crate) struct Inodes {
     shards: [Mutex<Shard>; SHARDS],
@@ -229,22 +300,38 @@ impl Inodes {
     /// With the root, which is never forgotten.
     pub(crate) fn new(root: Inode) -> Self {
         let inodes = Self { shards: std::array::from_fn(|_| Mutex::default()) };
-        inodes.shard(ROOT).rows.insert(ROOT, Held { inode: root, check: 0, lookups: 1 });
+        let root = Held { to: To::Whole(Box::new(root)), check: 0, lookups: Lookups(1) };
+        inodes.shard(ROOT).rows.insert(ROOT, root);
         inodes
     }
 
     fn shard(&self, ino: u64) -> MutexGuard<'_, Shard> {
-        self.shards[(ino >> 16) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[block_of(ino) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What a number stands for.
-    pub(crate) fn inode(&self, ino: u64) -> Result<Inode, FsError> {
+    /// Where a number leads.
+    pub(crate) fn place(&self, ino: u64) -> Result<Place, FsError> {
         let shard = self.shard(ino);
         if let Some(held) = shard.rows.get(&ino) {
-            return Ok(held.inode.clone());
+            return Ok(match &held.to {
+                To::Whole(inode) => Place::Whole(Inode::clone(inode)),
+                To::Entry(dir, position) => {
+                    let (dir, position, check) = (*dir, *position, held.check);
+                    Place::Entry(At { dir, position, is_directory: false, check })
+                }
+            });
         }
-        let block = shard.blocks.get(&(ino >> 16)).ok_or(FsError::Stale)?;
-        Ok(Inode::Leaf(block.dir.clone(), block.start + u32::from(ino as u16)))
+        let block = shard.blocks.get(&block_of(ino)).ok_or(FsError::Stale)?;
+        let position = u32::from(block.start) << 16 | u32::from(ino as u16);
+        Ok(Place::Entry(At { dir: block.dir, position, is_directory: ino & HIGH != 0, check: block.check }))
+    }
+
+    /// The root of the mount, when it is a directory of a snapshot.
+    pub(crate) fn root(&self) -> Option<Arc<Dir>> {
+        match self.place(ROOT) {
+            Ok(Place::Whole(Inode::Directory(root))) => Some(root),
+            _ => None,
+        }
     }
 
     /// The number for an inode, with its shard: one that no other inode has.
@@ -262,48 +349,73 @@ impl Inodes {
         }
     }
 
-    /// Counts one more lookup of an inode that has a row of its own, and gives its number.
-    pub(crate) fn hold(&self, identity: &Identity, inode: impl FnOnce() -> Inode) -> u64 {
+    /// Counts one more lookup of what stands in no directory of a snapshot, and gives its number, from which it is made.
+    pub(crate) fn hold(&self, identity: &Identity, inode: impl FnOnce(u64) -> Inode) -> u64 {
         let (ino, mut shard) = self.number(identity);
-        let new = || Held { inode: inode(), check: identity.check(), lookups: 0 };
-        shard.rows.entry(ino).or_insert_with(new).lookups += 1;
-        ino
-    }
-
-    /// Counts one more lookup of what stands at a position of a directory of a snapshot and is no directory.
-    pub(crate) fn hold_leaf(&self, identity: &Identity, dir: &Arc<Dir>, position: u32) -> u64 {
-        let Numbering::Leaf(low) = identity.kind else {
-            // A name of a file that has several: the file has a number of its own.
-            return self.hold(identity, || Inode::Leaf(dir.clone(), position));
+        let new = || {
+            let to = To::Whole(Box::new(inode(ino)));
+            Held { to, check: identity.check(), lookups: Lookups::default() }
         };
-        let (ino, mut shard) = self.number(identity);
-        let (start, check) = (position - u32::from(low), identity.check());
-        let new = || Block { dir: dir.clone(), start, check, lookups: 0 };
-        shard.blocks.entry(ino >> 16).or_insert_with(new).lookups += 1;
+        shard.rows.entry(ino).or_insert_with(new).lookups.add();
         ino
     }
 
-    /// Takes back lookups; the last one frees the number.
-    pub(crate) fn forget(&self, ino: u64, lookups: u64) {
-        if ino != ROOT {
-            self.shard(ino).forget(ino, lookups);
+    /// Counts one more lookup of what stands at a position of a directory of a snapshot, which must be held itself.
+    pub(crate) fn hold_entry(&self, identity: &Identity, dir: u64, position: u32) -> u64 {
+        let (ino, mut shard) = self.number(identity);
+        let check = identity.check();
+        let is_new = if identity.low().is_some() {
+            let new = || Block { dir, start: (position >> 16) as u16, check, lookups: Lookups::default() };
+            let block = shard.blocks.entry(block_of(ino)).or_insert_with(new);
+            block.lookups.add();
+            block.lookups.0 == 1
+        } else {
+            // A name of a file that has several: the file has a number of its own.
+            let new = || Held { to: To::Entry(dir, position), check, lookups: Lookups::default() };
+            let held = shard.rows.entry(ino).or_insert_with(new);
+            held.lookups.add();
+            held.lookups.0 == 1
+        };
+        drop(shard);
+        if is_new {
+            self.hold_again(dir);
+        }
+        ino
+    }
+
+    /// Counts one more lookup of a directory that is held.
+    fn hold_again(&self, ino: u64) {
+        let mut shard = self.shard(ino);
+        if let Some(held) = shard.rows.get_mut(&ino) {
+            held.lookups.add();
+        } else if let Some(block) = shard.blocks.get_mut(&block_of(ino)) {
+            block.lookups.add();
         }
     }
 
-    /// The number of an inode, if it is held, or may be since others of its directory are.
+    /// Takes back lookups; the last one frees the number, and the directory that it stands in.
+    pub(crate) fn forget(&self, ino: u64, lookups: u64) {
+        let (mut next, mut lookups) = (Some(ino), lookups);
+        while let Some(ino) = next.filter(|ino| *ino != ROOT) {
+            next = self.shard(ino).forget(ino, lookups);
+            lookups = 1;
+        }
+    }
+
+    /// The number of an entry, if it is held, or may be since others of its directory are.
     pub(crate) fn held(&self, identity: &Identity) -> Option<u64> {
         let is_it = |ino: &u64| {
             let (shard, check) = (self.shard(*ino), identity.check());
-            match identity.kind {
-                Numbering::Leaf(_) => shard.blocks.get(&(ino >> 16)).is_some_and(|b| b.check == check),
-                _ => shard.rows.get(ino).is_some_and(|h| h.check == check),
+            match identity.low() {
+                Some(_) => shard.blocks.get(&block_of(*ino)).is_some_and(|b| b.check == check),
+                None => shard.rows.get(ino).is_some_and(|h| h.check == check),
             }
         };
         (0..=2).map(|attempt| identity.number(attempt)).find(is_it)
     }
 
-    /// How many rows there are: one for the root, each directory, link and linked file that is held, and one for the
-    /// other files of each directory.
+    /// How many rows there are: one for the root, each snapshot, name in a view and file with several names that is
+    /// held, and one for all else that is held in a directory.
     pub(crate) fn len(&self) -> usize {
         let rows = |s: &Mutex<Shard>| {
             let shard = s.lock().unwrap_or_else(PoisonError::into_inner);
@@ -315,18 +427,7 @@ impl Inodes {
 
 #[cfg(test)]
 mod tests {
-    use plakar_engine::snapshot::Snapshot;
-
     use super::*;
-
-    fn numbers() -> Numbers {
-        Numbers { key: [7; 32] }
-    }
-
-    fn top(id: u8) -> Arc<Dir> {
-        let snapshot = Snapshot { id: ObjectId([id; 32]), ..Snapshot::empty() };
-        Dir::top(Arc::new(snapshot), &numbers())
-    }
 
     fn identity(first: u8, check: u8, kind: Numbering) -> Identity {
         let mut hash = [first; 32];
@@ -339,56 +440,99 @@ mod tests {
         identity(first, check, Numbering::Leaf(low))
     }
 
-    fn position(inode: &Inode) -> Option<u32> {
-        match inode {
-            Inode::Leaf(_, position) => Some(*position),
-            _ => None,
+    /// A table with two directories under these numbers.
+    fn with_two(numbers: [u64; 2]) -> Inodes {
+        let inodes = Inodes::new(Inode::Folder(Arc::from(&b""[..])));
+        for (i, number) in numbers.into_iter().enumerate() {
+            let mut own = identity(90 + i as u8, 90, Numbering::Own);
+            own.hash[..8].copy_from_slice(&number.to_le_bytes());
+            assert_eq!(inodes.hold(&own, |_| Inode::Folder(Arc::from(&b"top"[..]))), number);
+        }
+        inodes
+    }
+
+    fn at(inodes: &Inodes, ino: u64) -> (u64, u32, bool) {
+        match inodes.place(ino).unwrap() {
+            Place::Entry(At { dir, position, is_directory, .. }) => (dir, position, is_directory),
+            Place::Whole(inode) => panic!("{inode:?}"),
         }
     }
 
     #[test]
-    fn files_of_a_directory_share_a_row_until_the_last_is_forgotten() {
-        let (dir, inodes) = (top(1), Inodes::new(Inode::Folder(Arc::from(&b""[..]))));
+    fn all_in_a_directory_shares_a_row_until_the_last_is_forgotten() {
+        let (one, other) = (77 << 20, 78 << 20);
+        let inodes = with_two([one, other]);
+        let before = inodes.len();
         let files: Vec<u64> =
-            (0..1000).map(|i| inodes.hold_leaf(&leaf(1, 1, i), &dir, 131_072 + u32::from(i))).collect();
-        assert_eq!(inodes.len(), 2);
-        assert_eq!(position(&inodes.inode(files[77]).unwrap()), Some(131_149));
-        let child = inodes.hold(&identity(1, 1, Numbering::Directory(1000)), || Inode::Directory(top(2)));
+            (0..1000).map(|i| inodes.hold_entry(&leaf(1, 1, i), one, 131_072 + u32::from(i))).collect();
+        let child = inodes.hold_entry(&identity(1, 1, Numbering::Directory(1000)), one, 132_072);
+        assert_eq!(inodes.len(), before + 1);
+        assert_eq!(at(&inodes, files[77]), (one, 131_149, false));
+        assert_eq!(at(&inodes, child), (one, 132_072, true));
         assert!(child > files[999]);
-        assert_eq!(inodes.len(), 3);
-        for ino in &files {
+        for ino in files.iter().chain([&child]) {
+            assert!(inodes.place(child).is_ok());
             inodes.forget(*ino, 1);
         }
-        assert!(matches!(inodes.inode(child), Ok(Inode::Directory(_))));
-        inodes.forget(child, 1);
-        assert_eq!(inodes.len(), 1);
-        assert!(inodes.inode(files[77]).is_err());
+        assert_eq!(inodes.len(), before);
+        assert!(inodes.place(files[77]).is_err() && inodes.place(child).is_err());
+    }
+
+    #[test]
+    fn directories_are_held_as_long_as_anything_in_them_is() {
+        let (one, other) = (77 << 20, 78 << 20);
+        let inodes = with_two([one, other]);
+        let before = inodes.len();
+        let child = inodes.hold_entry(&identity(1, 1, Numbering::Directory(3)), one, 3);
+        let deep = inodes.hold_entry(&identity(2, 2, Numbering::Directory(4)), child, 4);
+        let linked = inodes.hold_entry(&identity(3, 3, Numbering::Own), deep, 5);
+        // Programs let go of them in any order.
+        for ino in [child, deep, one] {
+            inodes.forget(ino, 1);
+        }
+        assert_eq!(at(&inodes, linked), (deep, 5, false));
+        assert_eq!((at(&inodes, deep), at(&inodes, child)), ((child, 4, true), (one, 3, true)));
+        inodes.hold_entry(&identity(3, 3, Numbering::Own), other, 9);
+        inodes.forget(linked, 1);
+        assert_eq!(at(&inodes, linked), (deep, 5, false));
+        inodes.forget(linked, 1);
+        assert_eq!(inodes.len(), before - 1);
+        assert!(inodes.place(one).is_err());
+    }
+
+    #[test]
+    fn what_was_given_more_often_than_can_be_counted_is_held_for_ever() {
+        let mut lookups = Lookups(u32::MAX - 2);
+        lookups.add();
+        assert!(lookups.take(u64::from(u32::MAX)));
+        lookups = Lookups(u32::MAX - 1);
+        lookups.add();
+        lookups.add();
+        assert!(!lookups.take(u64::MAX) && !lookups.take(1));
     }
 
     #[test]
     fn two_inodes_never_pass_for_one() {
-        let (one, other) = (top(1), top(2));
-        let inodes = Inodes::new(Inode::Folder(Arc::from(&b""[..])));
-        let a = inodes.hold_leaf(&leaf(1, 1, 5), &one, 5);
+        let (one, other) = (77 << 20, 78 << 20);
+        let inodes = with_two([one, other]);
+        let before = inodes.len();
+        let a = inodes.hold_entry(&leaf(1, 1, 5), one, 5);
         // Another directory with the same number, a linked file with that of a file, a directory where a link is.
-        let b = inodes.hold_leaf(&leaf(1, 2, 5), &other, 5);
+        let b = inodes.hold_entry(&leaf(1, 2, 5), other, 5);
         let number = u64::from_le_bytes([1; 8]) & !0xffff | 5;
         assert_eq!(a, number);
         let mut linked = identity(3, 3, Numbering::Own);
         linked.hash[..8].copy_from_slice(&number.to_le_bytes());
-        let c = inodes.hold_leaf(&linked, &one, 9);
+        let c = inodes.hold_entry(&linked, one, 9);
         assert!(a != b && a != c && b != c, "{a} {b} {c}");
-        let dir_of = |ino| match inodes.inode(ino).unwrap() {
-            Inode::Leaf(dir, at) => (dir.tree.snapshot.id.0[0], at),
-            _ => (0, 0),
-        };
-        assert_eq!((dir_of(a), dir_of(b), dir_of(c)), ((1, 5), (2, 5), (1, 9)));
+        let places = [a, b, c].map(|ino| at(&inodes, ino));
+        assert_eq!(places, [(one, 5, false), (other, 5, false), (one, 9, false)]);
         assert_eq!(inodes.held(&leaf(1, 1, 5)), Some(a));
         assert_eq!(inodes.held(&leaf(1, 2, 5)), Some(b));
         assert_eq!(inodes.held(&leaf(4, 4, 5)), None);
         for ino in [a, b, c] {
             inodes.forget(ino, 1);
         }
-        assert_eq!(inodes.len(), 1);
+        assert_eq!(inodes.len(), before);
     }
 }

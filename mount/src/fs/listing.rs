@@ -73,7 +73,7 @@ impl SnapshotFs {
     /// The entries of a directory after a cookie, 0 for the first.
     pub async fn list(&self, ino: u64, after: u64) -> Result<Batch, FsError> {
         self.activity.lists.one();
-        let inode = self.inodes.inode(ino)?;
+        let inode = self.inode(ino).await?;
         if after < DOT_DOT {
             let parent = match &inode {
                 Inode::Directory(dir) => self.parent_of(ino, dir),
@@ -155,14 +155,11 @@ impl SnapshotFs {
     /// Holds the inode of an entry of a directory.
     pub(super) fn hold_entry(&self, dir: &Arc<Dir>, entry: &Entry, position: u32) -> Attr {
         let identity = self.numbers.of_entry(dir, entry, position);
-        if entry.directory().is_none() {
-            let ino = self.inodes.hold_leaf(&identity, dir, position);
-            return self.owners.attr(ino, entry);
+        let ino = self.inodes.hold_entry(&identity, dir.ino, position);
+        match entry.directory().is_some() && dir.leads_to_root(entry) {
+            true => self.owners.attr_above(ino, entry),
+            false => self.owners.attr(ino, entry),
         }
-        let above = dir.leads_to_root(entry);
-        let child = || Inode::Directory(dir.child(entry, position, &self.numbers));
-        let ino = self.inodes.hold(&identity, child);
-        if above { self.owners.attr_above(ino, entry) } else { self.owners.attr(ino, entry) }
     }
 
     /// Holds the inode of a name in a view.
@@ -172,7 +169,7 @@ impl SnapshotFs {
             Target::Folder(path) => self.hold_folder(view, path),
             Target::Text(text) => {
                 let identity = self.numbers.of_text(&join(folder, &item.name), text);
-                let ino = self.inodes.hold(&identity, || Inode::Text(text.clone()));
+                let ino = self.inodes.hold(&identity, |_| Inode::Text(text.clone()));
                 self.owners.attr_of_view(ino, Shape::Text(text.bytes.len()), text.mtime)
             }
             Target::Snapshot(snapshot) => self.hold_snapshot(snapshot),
@@ -181,20 +178,25 @@ impl SnapshotFs {
 
     /// Holds the inode of a snapshot's recorded `/`.
     pub(super) fn hold_snapshot(&self, snapshot: &Arc<Snapshot>) -> Attr {
-        let dir = Dir::top(snapshot.clone(), &self.numbers);
-        let ino = self.inodes.hold(&dir.identity, || Inode::Directory(dir.clone()));
-        self.attr_of_dir(ino, &dir)
+        self.attr_of_dir(&self.hold_top(snapshot))
+    }
+
+    /// Holds a snapshot's recorded `/`.
+    pub(super) fn hold_top(&self, snapshot: &Arc<Snapshot>) -> Arc<Dir> {
+        let top = |ino| Dir::top(snapshot.clone(), ino, &self.numbers);
+        let ino = self.inodes.hold(&self.numbers.of_snapshot(&snapshot.id), |ino| Inode::Directory(top(ino)));
+        top(ino)
     }
 
     /// Holds the inode of a directory of a view.
     pub(super) fn hold_folder(&self, view: &View, path: &Arc<[u8]>) -> Attr {
-        let ino = self.inodes.hold(&self.numbers.of_folder(path), || Inode::Folder(path.clone()));
+        let ino = self.inodes.hold(&self.numbers.of_folder(path), |_| Inode::Folder(path.clone()));
         self.owners.attr_of_view(ino, Shape::Folder, self.folder_time(view, path))
     }
 
     /// Holds the inode of a link in a view.
     pub(super) fn hold_link(&self, path: &[u8], link: &Arc<Link>) -> Attr {
-        let ino = self.inodes.hold(&self.numbers.of_link(path, link), || Inode::Link(link.clone()));
+        let ino = self.inodes.hold(&self.numbers.of_link(path, link), |_| Inode::Link(link.clone()));
         self.owners.attr_of_view(ino, Shape::Link(link.to.len()), link.mtime)
     }
 
@@ -214,10 +216,8 @@ impl SnapshotFs {
         if ino == ROOT {
             return ROOT;
         }
-        let is_root = |dir: &Dir| matches!(self.inodes.inode(ROOT), Ok(Inode::Directory(root)) if root.identity == dir.identity);
         match &dir.parent {
-            Some(parent) if is_root(parent) => ROOT,
-            Some(parent) => parent.identity.first_number(),
+            Some(parent) => parent.ino,
             None => self.folder_number(b"snapshots"),
         }
     }

@@ -138,15 +138,15 @@ pub enum Given {
 impl SnapshotFs {
     /// What may follow a file that was just read.
     pub fn following(&self, ino: u64) -> Option<Following> {
-        let Ok(Inode::Leaf(dir, position)) = self.inodes.inode(ino) else { return None };
-        let (step, eager) = self.walks.step(dir.identity.first_number(), position)?;
+        let Ok(Inode::Leaf(dir, position)) = at_once(self.inode(ino))? else { return None };
+        let (step, eager) = self.walks.step(dir.ino, position)?;
         Some(Following::new(dir, position, position + 1, step, eager))
     }
 
     /// What may follow a directory that was just listed from its beginning.
     pub fn following_listing(&self, ino: u64) -> Option<Following> {
-        let Ok(Inode::Directory(dir)) = self.inodes.inode(ino) else { return None };
-        self.walks.listed(dir.identity.first_number()).then(|| Following::new(dir, 0, 0, MOST, true))
+        let Ok(Inode::Directory(dir)) = at_once(self.inode(ino))? else { return None };
+        self.walks.listed(dir.ino).then(|| Following::new(dir, 0, 0, MOST, true))
     }
 
     /// The next file, as far as it can be had without waiting.
@@ -154,7 +154,7 @@ impl SnapshotFs {
         let given = self.next(following);
         if matches!(given, Given::End) {
             let Following { dir, first, at, step, .. } = following;
-            self.walks.given(dir.identity.first_number(), *first..*at, *step);
+            self.walks.given(dir.ino, *first..*at, *step);
         }
         given
     }

@@ -36,7 +36,10 @@ impl SnapshotFs {
         let Some(there) = view.at(&moment, |s| s.origin == *origin && covers(s, &path)) else {
             return Ok(MISSING);
         };
-        let Some((parent, entry, position)) = self.entry_at(there, &path).await? else { return Ok(MISSING) };
+        let mut held = HeldPath { fs: self, numbers: Vec::new() };
+        let Some((parent, entry, position)) = self.entry_at(there, &path, &mut held).await? else {
+            return Ok(MISSING);
+        };
         let lies_there = matches!(entry.detail, Detail::Directory { .. } | Detail::Symlink(_));
         if !lies_there && is_open_to_all(&parent) {
             let attr = self.hold_entry(&parent, &entry, position);
@@ -92,9 +95,15 @@ impl SnapshotFs {
         Lookup::Found { attr: self.hold_link(from, &link), holds: Holds::Once }
     }
 
-    /// What stands at a path of a snapshot, with the directory and its place there; nothing for `/`'s own place.
-    async fn entry_at(&self, there: &Shown, path: &[u8]) -> Result<Option<(Arc<Dir>, Entry, u32)>, FsError> {
-        let mut dir = Dir::top(there.snapshot.clone(), &self.numbers);
+    /// What stands at a path of a snapshot, with the directory and its place there.
+    async fn entry_at(
+        &self,
+        there: &Shown,
+        path: &[u8],
+        held: &mut HeldPath<'_>,
+    ) -> Result<Option<(Arc<Dir>, Entry, u32)>, FsError> {
+        let mut dir = self.hold_top(&there.snapshot);
+        held.numbers.push(dir.ino);
         let names = parts(path);
         let Some((last, above)) = names.split_last() else {
             let root = dir.entry.clone();
@@ -103,7 +112,9 @@ impl SnapshotFs {
         for name in above {
             match self.entry_in(&dir, name).await? {
                 Some((entry, position)) if entry.directory().is_some() => {
-                    dir = dir.child(&entry, position, &self.numbers);
+                    let ino = self.hold_entry(&dir, &entry, position).ino;
+                    held.numbers.push(ino);
+                    dir = dir.child(&entry, position, ino, &self.numbers);
                 }
                 _ => return Ok(None),
             }
@@ -116,6 +127,20 @@ impl SnapshotFs {
         let Some((run, position)) = found else { return Ok(None) };
         let shown = run.at(position).filter(|e| !matches!(e.detail, Detail::Missing));
         Ok(shown.map(|e| (e.clone(), position)))
+    }
+}
+
+/// Directories on the way to a path, held until whoever looks there is done.
+struct HeldPath<'a> {
+    fs: &'a SnapshotFs,
+    numbers: Vec<u64>,
+}
+
+impl Drop for HeldPath<'_> {
+    fn drop(&mut self) {
+        for ino in &self.numbers {
+            self.fs.forget(*ino, 1);
+        }
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) struct Dir {
     pub(crate) tree: Arc<Tree>,
     pub(crate) parent: Option<Arc<Self>>,
     pub(crate) identity: Identity,
+    /// Its inode number.
+    pub(crate) ino: u64,
     /// What the numbers of its entries follow from.
     pub(crate) seed: [u8; 32],
     /// Its own entry, named `.` at the top.
@@ -30,21 +32,27 @@ pub(crate) struct Dir {
 }
 
 impl Dir {
-    /// The recorded `/` of a snapshot.
-    pub(crate) fn top(snapshot: Arc<Snapshot>, numbers: &Numbers) -> Arc<Self> {
+    /// The recorded `/` of a snapshot, under its number.
+    pub(crate) fn top(snapshot: Arc<Snapshot>, ino: u64, numbers: &Numbers) -> Arc<Self> {
         let (identity, seed) = (numbers.of_snapshot(&snapshot.id), numbers.seed_of_snapshot(&snapshot.id));
         let entry = snapshot.root.clone();
         let above = !snapshot.roots.is_empty() && !snapshot.roots.iter().any(|r| r == b"/");
         let tree = Arc::new(Tree { snapshot, seed });
-        Arc::new(Self { tree, parent: None, identity, seed, entry, above })
+        Arc::new(Self { tree, parent: None, identity, ino, seed, entry, above })
     }
 
-    /// A directory in this one.
-    pub(crate) fn child(self: &Arc<Self>, entry: &Entry, position: u32, numbers: &Numbers) -> Arc<Self> {
+    /// A directory in this one, under its number.
+    pub(crate) fn child(
+        self: &Arc<Self>,
+        entry: &Entry,
+        position: u32,
+        ino: u64,
+        numbers: &Numbers,
+    ) -> Arc<Self> {
         let identity = numbers.of_entry(self, entry, position);
         let (above, seed) = (self.leads_to_root(entry), numbers.seed(self, &entry.name));
         let (tree, parent) = (self.tree.clone(), Some(self.clone()));
-        Arc::new(Self { tree, parent, identity, seed, entry: entry.clone(), above })
+        Arc::new(Self { tree, parent, identity, ino, seed, entry: entry.clone(), above })
     }
 
     /// Whether a directory in this one was not backed up itself and only leads to what was.
