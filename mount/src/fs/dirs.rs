@@ -3,37 +3,46 @@
 //! The table of inodes knows only positions, so a directory is made from the entry in the one above it, and that one
 //! likewise. The last ones are remembered.
 
-use std::sync::Arc;
-
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::SnapshotFs;
 use super::inodes::{At, Inode, Place};
 use super::tree::Dir;
 use crate::error::FsError;
 
-/// Bytes of the directories that are remembered: some ten thousand.
-const BYTES: u64 = 4 << 20;
+/// Directories that are remembered.
+const SLOTS: usize = 4096;
+/// Those with an entry that takes more bytes are made each time: all of them take some megabytes, whatever is in them.
+const LARGEST: usize = 2048;
 
-/// The last directories, by number.
+/// The last directories, each in the one place that its number may have: every message from the kernel looks here, and a
+/// cache that remembers the order of use cost as much as all else that such a message does.
 #[derive(Debug)]
-pub(super) struct Dirs(Cache<u64, Arc<Dir>>);
+pub(super) struct Dirs(Box<[Mutex<Option<Arc<Dir>>>]>);
 
 impl Default for Dirs {
     fn default() -> Self {
-        let weight = |_: &u64, dir: &Arc<Dir>| {
-            u32::try_from(size_of::<Dir>() + dir.entry.weight() + 100).unwrap_or(u32::MAX)
-        };
-        let cache = Cache::builder().max_capacity(BYTES).weigher(weight);
-        Self(cache.eviction_policy(EvictionPolicy::lru()).build())
+        Self((0..SLOTS).map(|_| Mutex::default()).collect())
     }
 }
 
 impl Dirs {
+    fn slot(&self, ino: u64) -> &Mutex<Option<Arc<Dir>>> {
+        // Numbers in one directory differ in the low bits, those of directories without many beside them in the high ones.
+        let mixed = (ino ^ (ino >> 16)) as usize;
+        &self.0[mixed % SLOTS]
+    }
+
     /// The directory with a number, if it is the one that stands there: numbers are given again.
     fn get(&self, ino: u64, at: &At) -> Option<Arc<Dir>> {
-        self.0.get(&ino).filter(|dir| at.is_of(&dir.identity))
+        let slot = self.slot(ino).lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref().filter(|dir| dir.ino == ino && at.is_of(&dir.identity)).cloned()
+    }
+
+    fn put(&self, dir: &Arc<Dir>) {
+        if dir.entry.weight() <= LARGEST {
+            *self.slot(dir.ino).lock().unwrap_or_else(PoisonError::into_inner) = Some(dir.clone());
+        }
     }
 }
 
@@ -45,6 +54,20 @@ impl SnapshotFs {
             Place::Entry(at) if at.is_directory => Inode::Directory(self.dir(ino).await?),
             Place::Entry(at) => Inode::Leaf(self.dir(at.dir).await?, at.position),
         })
+    }
+
+    /// What a number stands for, as far as that is in memory.
+    pub(super) fn inode_at_hand(&self, ino: u64) -> Option<Inode> {
+        let directory = |ino| match self.inodes.place(ino).ok()? {
+            Place::Whole(Inode::Directory(dir)) => Some(dir),
+            Place::Entry(at) => self.dirs.get(ino, &at),
+            Place::Whole(_) => None,
+        };
+        match self.inodes.place(ino).ok()? {
+            Place::Whole(inode) => Some(inode),
+            Place::Entry(at) if at.is_directory => directory(ino).map(Inode::Directory),
+            Place::Entry(at) => directory(at.dir).map(|dir| Inode::Leaf(dir, at.position)),
+        }
     }
 
     /// The directory of a snapshot with a number.
@@ -67,7 +90,7 @@ impl SnapshotFs {
             let run = self.run(&dir, position).await?;
             let entry = run.at(position).ok_or(FsError::Failed)?;
             dir = dir.child(entry, position, ino, &self.numbers);
-            self.dirs.0.insert(ino, dir.clone());
+            self.dirs.put(&dir);
         }
         Ok(dir)
     }

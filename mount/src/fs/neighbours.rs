@@ -138,14 +138,14 @@ pub enum Given {
 impl SnapshotFs {
     /// What may follow a file that was just read.
     pub fn following(&self, ino: u64) -> Option<Following> {
-        let Ok(Inode::Leaf(dir, position)) = at_once(self.inode(ino))? else { return None };
+        let Some(Inode::Leaf(dir, position)) = self.inode_at_hand(ino) else { return None };
         let (step, eager) = self.walks.step(dir.ino, position)?;
         Some(Following::new(dir, position, position + 1, step, eager))
     }
 
     /// What may follow a directory that was just listed from its beginning.
     pub fn following_listing(&self, ino: u64) -> Option<Following> {
-        let Ok(Inode::Directory(dir)) = at_once(self.inode(ino))? else { return None };
+        let Some(Inode::Directory(dir)) = self.inode_at_hand(ino) else { return None };
         self.walks.listed(dir.ino).then(|| Following::new(dir, 0, 0, MOST, true))
     }
 

@@ -177,17 +177,19 @@ fn a_store_that_takes_two_seconds_is_slow_and_not_broken() {
 
 #[test]
 fn a_read_that_the_store_does_not_answer_in_time_fails_alone_and_its_load_serves_the_next() {
-    let m = mounted(files(4), Duration::from_millis(300), |_| ());
+    let m = mounted(files(40), Duration::from_millis(300), |_| ());
     assert!(fs::read(m.path("000")).unwrap() == bytes(0));
+    eventually("nothing is read ahead", || m.store.store.waiting() == 0);
     m.store.store.set(Trouble::Delay(Duration::from_secs(2)));
+    // So far behind that nobody has read it ahead.
     let before = m.store.store.gets();
-    let failed = fs::read(m.path("001")).unwrap_err();
+    let failed = fs::read(m.path("039")).unwrap_err();
     assert!(is_io_error(&failed), "{failed}");
     assert!(read_anew(&m.path("000")).unwrap() == bytes(0), "the other is not affected");
     eventually("all loads have ended", || m.store.store.waiting() == 0);
     m.store.store.set(Trouble::None);
     let asked = m.store.store.gets() - before;
-    eventually("it can be read", || fs::read(m.path("001")).is_ok_and(|content| content == bytes(1)));
+    eventually("it can be read", || fs::read(m.path("039")).is_ok_and(|content| content == bytes(39)));
     assert!((1..=3).contains(&asked), "{asked} requests for one file");
     assert_eq!(m.store.store.gets() - before, asked, "what came late is used");
 }
