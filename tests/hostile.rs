@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use plakar_engine::crypto::Class;
 use plakar_engine::meta::{Kind, Xattr};
-use plakar_engine::tree::{Contents, Detail, Entry, Extent};
+use plakar_engine::tree::{Contents, Detail, Entry, Extent, Summary};
 use plakar_engine::wire::Put;
 
-use crate::common::made::{entry, file, store};
+use crate::common::MountGuard;
+use crate::common::made::{Builder, entry, file, store};
 use crate::common::sandbox::peak_while;
 use crate::common::{Outcome, Sandbox};
 
@@ -74,6 +75,72 @@ fn a_list_that_is_said_to_cover_more_than_it_does_is_found_though_it_was_read_be
     });
     let outcome = sandbox.run(["check"]).ends_with(65);
     assert!(outcome.stderr.contains("/b: ") && !outcome.stderr.contains("/a: "), "{outcome}");
+}
+
+/// A huge directory of such pages: FORMAT.md §9.
+fn paged(b: &mut Builder, pages: &[(&str, &[&str])]) -> Entry {
+    let mut index = vec![2, 1];
+    index.put_uv(pages.len() as u64);
+    let mut below = Summary::default();
+    for (first, names) in pages {
+        let entries: Vec<Entry> = names.iter().map(|n| file(n, Contents::default())).collect();
+        let page = b.directory("", &entries);
+        let (node, files) = page.directory().unwrap();
+        below.add_all(files);
+        index.put_bytes(first.as_bytes());
+        index.put_uv(names.len() as u64);
+        index.extend_from_slice(&node.0);
+    }
+    let node = b.put(Class::Meta, &index);
+    entry("", Kind::Directory, Detail::Directory { node, below })
+}
+
+#[test]
+fn pages_that_are_not_what_their_index_says_are_found_by_whoever_reads_them() {
+    let cases: [&[(&str, &[&str])]; 4] = [
+        &[("a", &["a", "c"]), ("b", &["b", "c"])],
+        &[("a", &["a", "b"]), ("c", &["d", "e"])],
+        &[("a", &["a", "b"]), ("b", &["b", "c"])],
+        &[("a", &["a", "b"]), ("c", &["c"]), ("d", &["c", "d"])],
+    ];
+    for pages in cases {
+        let sandbox = store(|b| {
+            let fine = paged(b, &[("a", &["a", "b"]), ("c", &["c", "d"])]);
+            let bad = paged(b, pages);
+            let named = |name: &str, d: &Entry| Entry { name: name.into(), ..d.clone() };
+            b.directory("", &[named("bad", &bad), named("fine", &fine)])
+        });
+        let outcome = sandbox.run(["check"]).ends_with(65);
+        assert!(outcome.stderr.contains("/bad") && !outcome.stderr.contains("/fine"), "{outcome}");
+        sandbox.run(["ls", "-recursive", "latest"]).ends_with(65);
+        sandbox.run(["restore", "-to", "to", "latest"]).ends_with(65);
+        assert_eq!(std::fs::read_dir(sandbox.path("to/fine")).unwrap().count(), 4);
+        let mount = MountGuard::new(&sandbox, ["latest:/"]);
+        let names = |d: &str| std::fs::read_dir(mount.path().join(d)).unwrap().collect::<Vec<_>>();
+        assert_eq!(names("fine").len(), 4);
+        assert!(names("bad").iter().any(Result::is_err), "{pages:?}");
+    }
+}
+
+#[test]
+fn directories_that_miscount_what_is_below_them_are_found() {
+    let sandbox = store(|b| {
+        let empty = b.directory("empty", &[]);
+        let mut full = b.directory("full", &[file("file", Contents::default())]);
+        let again = Entry { name: b"again".to_vec(), ..full.clone() };
+        let node = empty.directory().unwrap().0;
+        let below = Summary { files: u64::MAX, ..Summary::default() };
+        let many = entry("many", Kind::Directory, Detail::Directory { node, below });
+        // The same node as one that is counted right.
+        if let Detail::Directory { below, .. } = &mut full.detail {
+            below.bytes = 1;
+        }
+        b.directory("", &[again, empty, full, many])
+    });
+    let outcome = sandbox.run(["check"]).ends_with(65);
+    let named = |path: &str| outcome.stderr.contains(&format!(":{path}: "));
+    let found = ["/again", "/empty", "/full", "/many", "/"].map(named);
+    assert_eq!(found, [false, false, true, true, false], "{outcome}");
 }
 
 #[test]

@@ -24,6 +24,10 @@ const MAX_XATTR_NAME: usize = 255;
 const MAX_XATTR_VALUE: usize = 1 << 20;
 const MAX_XATTR_TOTAL: usize = 2 << 20;
 const MAX_PAGES: u64 = 1 << 20;
+/// Most entries in a node, and extended attributes of all of them: what a hostile one takes in memory is bounded then.
+/// Writers stay below half of it.
+const MAX_ENTRIES: u64 = 16_384;
+const MAX_XATTRS_OF_NODE: usize = 1 << 18;
 /// Bytes that the smallest entry takes: bounds allocations.
 const LEAST_ENTRY: usize = 9;
 
@@ -447,6 +451,26 @@ impl Page {
     }
 }
 
+/// Whether these are the entries of one page of several, as their index says: with the first ones' names in order, then
+/// all names of the directory are, and no two alike.
+///
+/// # Errors
+/// They are not.
+pub fn fits_index(pages: &[Page], i: usize, entries: &[Entry]) -> WireResult<()> {
+    let page = pages.get(i).ok_or(WireError::Malformed("number of pages"))?;
+    if entries.len() as u64 != page.entries {
+        return Err(WireError::Malformed("page: it has not as many entries as its index says"));
+    }
+    if entries.first().is_none_or(|e| e.name != page.first) {
+        return Err(WireError::Malformed("page: it does not begin as its index says"));
+    }
+    let next = pages.get(i + 1);
+    if next.is_some_and(|next| entries.last().is_some_and(|e| e.name >= next.first)) {
+        return Err(WireError::Malformed("order of pages"));
+    }
+    Ok(())
+}
+
 /// What a directory's blob holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Directory {
@@ -464,10 +488,15 @@ impl Directory {
         version(&mut r)?;
         let directory = match kind {
             TYPE_NODE => {
-                let n = r.count(u64::MAX, LEAST_ENTRY, "entries")?;
+                let n = r.count(MAX_ENTRIES, LEAST_ENTRY, "entries")?;
                 let mut entries: Vec<Entry> = Vec::with_capacity(n);
+                let mut xattrs = 0;
                 for _ in 0..n {
                     let e = Entry::decode(&mut r, false)?;
+                    xattrs += e.xattrs.len();
+                    if xattrs > MAX_XATTRS_OF_NODE {
+                        return Err(WireError::Malformed("number of extended attributes"));
+                    }
                     if entries.last().is_some_and(|last| last.name >= e.name) {
                         return Err(WireError::Malformed("order of entries"));
                     }
@@ -480,7 +509,11 @@ impl Directory {
                 let mut pages: Vec<Page> = Vec::with_capacity(n);
                 for _ in 0..n {
                     let first = r.bytes(MAX_NAME, "name")?.to_vec();
-                    let page = Page { first, entries: r.uv()?, node: BlobId(r.array()?) };
+                    let entries = r.uv_max(MAX_ENTRIES, "entries of a page")?;
+                    let page = Page { first, entries, node: BlobId(r.array()?) };
+                    if entries == 0 {
+                        return Err(WireError::Malformed("empty page"));
+                    }
                     if pages.last().is_some_and(|last| last.first >= page.first) {
                         return Err(WireError::Malformed("order of pages"));
                     }

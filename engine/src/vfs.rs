@@ -14,7 +14,7 @@ use crate::repository::Repository;
 use crate::repository::reader::{FrameRef, FrameSource, Purpose};
 use crate::snapshot::Snapshot;
 use crate::storage::StoreErrorKind;
-use crate::tree::{self, Contents, Directory, Entry, Extent, Owners};
+use crate::tree::{self, Contents, Directory, Entry, Extent, Owners, Page, fits_index};
 use crate::wire::WireError;
 
 /// Where a blob lies: one frame and an offset in its clear bytes, or slices, which are whole frames in order.
@@ -144,10 +144,15 @@ impl Vfs {
     }
 
     /// The entries of one page of a huge directory.
-    pub async fn page(&self, node: BlobId) -> Result<Vec<Entry>> {
+    pub async fn page(&self, pages: &[Page], i: usize) -> Result<Vec<Entry>> {
+        let node = pages.get(i).ok_or(Error::Bug("a directory has no such page"))?.node;
+        let damaged = |e| damaged_tree("directory", node, e);
         match self.directory(node).await? {
-            Directory::Node(entries) => Ok(entries),
-            Directory::Pages(_) => Err(damaged_tree("directory", node, WireError::Malformed("nested pages"))),
+            Directory::Node(entries) => {
+                fits_index(pages, i, &entries).map_err(damaged)?;
+                Ok(entries)
+            }
+            Directory::Pages(_) => Err(damaged(WireError::Malformed("nested pages"))),
         }
     }
 
@@ -158,7 +163,7 @@ impl Vfs {
             Directory::Pages(pages) => {
                 let i = pages.partition_point(|p| p.first.as_slice() <= name);
                 match i.checked_sub(1) {
-                    Some(i) => self.page(pages[i].node).await?,
+                    Some(i) => self.page(&pages, i).await?,
                     None => return Ok(None),
                 }
             }

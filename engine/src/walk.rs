@@ -237,9 +237,9 @@ impl Walk {
             },
         };
         let all = pages.as_ref().or(cursor.pages.as_ref());
-        let page = all.and_then(|p| p.get(number));
-        let page = page.ok_or_else(|| damaged_tree("directory", cursor.node, SHORTER))?;
-        Ok((self.vfs.page(page.node).await?, pages))
+        let all = all.filter(|pages| number < pages.len());
+        let all = all.ok_or_else(|| damaged_tree("directory", cursor.node, SHORTER))?;
+        Ok((self.vfs.page(all, number).await?, pages))
     }
 
     /// Lets go of what is kept too much, from where the walk will come back to last.

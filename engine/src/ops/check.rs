@@ -4,6 +4,8 @@
 //! marked blobs are read in the order in which they are stored. Only if something is wrong are the trees walked again,
 //! to say which paths it concerns.
 
+mod tally;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,12 +20,13 @@ use crate::monitor::{Event, Monitor};
 use crate::repository::catalog::Catalog;
 use crate::repository::reader::Origin;
 use crate::repository::recent::RecentFrames;
-use crate::repository::{Index, Marks, Repository, StoreFrames, report};
+use crate::repository::{Index, Marks, Repository, Row, StoreFrames, report};
 use crate::snapshot::Snapshot;
 use crate::storage::{Area, ObjectName};
 use crate::tree::{Contents, Detail, Entry};
 use crate::vfs::{Item, Vfs, is_damage};
 use crate::walk::{Step, Walk};
+use tally::{Found, Tally};
 
 /// Bytes of problems that the report holds.
 const MOST_KEPT: usize = 8 << 20;
@@ -97,6 +100,8 @@ pub async fn check(
         bad: HashMap::new(),
         bad_nodes: HashMap::new(),
         lists: HashMap::new(),
+        found: Found::new(),
+        is_wrong: false,
         kept: 0,
     };
     if scope == Scope::Store {
@@ -126,7 +131,7 @@ pub async fn check(
     if depth == Depth::Full {
         check.read_all().await?;
     }
-    if !(check.bad.is_empty() && check.bad_nodes.is_empty()) {
+    if check.is_wrong || !(check.bad.is_empty() && check.bad_nodes.is_empty()) {
         for (snapshot, path, entry) in starts {
             let before = check.report.found;
             check.name_paths(&snapshot, entry, path).await?;
@@ -157,6 +162,10 @@ struct Check {
     bad_nodes: HashMap<BlobId, String>,
     /// Extent lists that were read, as ones that cover so much, and how much of each is in no hole.
     lists: HashMap<List, u64>,
+    /// What was found in directories that were walked.
+    found: Found,
+    /// Some entry says what is not so.
+    is_wrong: bool,
     /// Bytes of problems that the report would hold if it held all.
     kept: usize,
 }
@@ -228,26 +237,26 @@ impl Check {
 
     async fn walk(&mut self, entry: Entry, path: Vec<u8>) -> Result<()> {
         let mut walk = Walk::new(self.vfs.clone(), entry, path);
-        let mut nodes: Vec<BlobId> = Vec::new();
+        let mut tally = Tally::default();
         while let Some(step) = walk.next().await {
             self.cancel.check()?;
             match step {
                 Step::Enter(entry) => {
-                    let node = entry.directory().map(|(node, _)| node).unwrap_or(BlobId([0; 32]));
-                    nodes.push(node);
-                    if !self.is_new(&node)? {
+                    tally.enter(&entry);
+                    if self.is_new(&tally.node().unwrap_or(BlobId([0; 32])))? {
+                        self.count(walk.path());
+                    } else {
                         walk.skip();
-                        continue;
+                        tally.pass_over();
                     }
-                    self.count(walk.path());
                 }
-                Step::Leave(_) => {
-                    nodes.pop();
-                }
+                Step::Leave(_) => self.is_wrong |= tally.leave(&mut self.found).is_some(),
                 Step::Unreadable(e) => {
-                    self.tree_failure(nodes.last().copied().unwrap_or(BlobId([0; 32])), e)?;
+                    tally.lose();
+                    self.tree_failure(tally.node().unwrap_or(BlobId([0; 32])), e)?;
                 }
                 Step::Entry(entry) => {
+                    tally.add(&entry);
                     self.count(walk.path());
                     self.need(&entry).await?;
                 }
@@ -299,10 +308,7 @@ impl Check {
                 }
             }
         }
-        if let Some(e) = sums.compare(contents) {
-            // Named by its first item: enough to look at paths again.
-            self.tree_failure(contents.items.first().and_then(|i| i.id).unwrap_or(BlobId([0; 32])), e)?;
-        }
+        self.is_wrong |= sums.compare(contents).is_some();
         Ok(())
     }
 
@@ -386,11 +392,16 @@ impl Check {
         Ok(())
     }
 
+    fn row_of(&self, node: Option<BlobId>) -> Result<Option<Row>> {
+        node.map_or(Ok(None), |node| self.index.row(&node, &self.catalog.removals))
+    }
+
     /// Says which paths of a snapshot are concerned.
     async fn name_paths(&mut self, snapshot: &Snapshot, entry: Entry, path: Vec<u8>) -> Result<()> {
         let (mut clean, mut clean_lists) = (self.index.marks(), HashMap::new());
         let mut walk = Walk::new(self.vfs.clone(), entry, path);
-        let mut open: Vec<(BlobId, u64)> = Vec::new();
+        // What was found before each of the directories that are open.
+        let (mut before, mut tally) = (Vec::new(), Tally::default());
         while let Some(step) = walk.next().await {
             self.cancel.check()?;
             if self.report.found >= MOST_NAMED {
@@ -399,23 +410,31 @@ impl Check {
             }
             match step {
                 Step::Enter(entry) => {
-                    let node = entry.directory().map(|(node, _)| node).unwrap_or(BlobId([0; 32]));
-                    open.push((node, self.report.found));
-                    let row = self.index.row(&node, &self.catalog.removals)?;
-                    if row.is_some_and(|row| clean.is_marked(row)) {
+                    tally.enter(&entry);
+                    before.push(self.report.found);
+                    if let Some(row) = self.row_of(tally.node())?
+                        && clean.is_marked(row)
+                    {
                         walk.skip();
+                        tally.pass_over();
                     }
                 }
                 Step::Leave(_) => {
-                    if let Some((node, before)) = open.pop()
-                        && before == self.report.found
-                        && let Some(row) = self.index.row(&node, &self.catalog.removals)?
+                    if before.pop() == Some(self.report.found)
+                        && let Some(row) = self.row_of(tally.node())?
                     {
                         clean.mark(row);
                     }
+                    if let Some(reason) = tally.leave(&mut self.found) {
+                        self.problem(&named(snapshot, walk.path()), &reason);
+                    }
                 }
-                Step::Unreadable(e) => self.problem(&named(snapshot, walk.path()), &report(&e)),
+                Step::Unreadable(e) => {
+                    tally.lose();
+                    self.problem(&named(snapshot, walk.path()), &report(&e));
+                }
                 Step::Entry(entry) => {
+                    tally.add(&entry);
                     if let Some(reason) = self.fault(&entry, &mut clean_lists).await {
                         self.problem(&named(snapshot, walk.path()), &reason);
                     }

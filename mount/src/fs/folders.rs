@@ -9,7 +9,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use plakar_engine::error::{Error, Result};
 use plakar_engine::id::BlobId;
-use plakar_engine::tree::{Directory, Entry, Page};
+use plakar_engine::tree::{Directory, Entry, Page, fits_index};
 use plakar_engine::vfs::Vfs;
 
 /// A decoded blob of a directory.
@@ -79,8 +79,11 @@ impl Folders {
     async fn page(&self, node: BlobId, pages: &Pages, i: usize) -> Result<Run> {
         let (page, start) = (&pages.pages[i], pages.starts[i]);
         match self.decoded(page.node).await? {
-            Decoded::Entries(entries) if entries.len() as u64 == page.entries => Ok(Run { entries, start }),
-            _ => Err(damaged(node, "a page is not what its index says")),
+            Decoded::Entries(entries) => {
+                fits_index(&pages.pages, i, &entries).map_err(|e| damaged(node, e))?;
+                Ok(Run { entries, start })
+            }
+            Decoded::Pages(_) => Err(damaged(node, "nested pages")),
         }
     }
 
@@ -123,14 +126,13 @@ impl Pages {
         for page in &pages {
             starts.push(at);
             let next = u32::try_from(page.entries).ok().and_then(|n| at.checked_add(n));
-            // Empty pages would give two pages one position.
-            at = next.filter(|n| *n > at).ok_or_else(|| damaged(node, "page sizes make no sense"))?;
+            at = next.ok_or_else(|| damaged(node, "it has too many entries"))?;
         }
         Ok(Self { pages, starts })
     }
 }
 
-fn damaged(node: BlobId, how: &'static str) -> Error {
+fn damaged(node: BlobId, how: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
     Error::DamagedBlob {
         what: format!("directory {}", node.short()),
         place: "tree".into(),

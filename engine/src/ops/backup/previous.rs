@@ -19,7 +19,7 @@ use crate::repository::writer::Run;
 use crate::repository::{blocking, now_ns};
 use crate::snapshot::Snapshot;
 use crate::trail::Trail;
-use crate::tree::{Detail, Directory, Entry, Extent, Summary};
+use crate::tree::{Detail, Directory, Entry, Extent, Page, Summary};
 use crate::vfs::Vfs;
 use crate::wire::{Put, Reader, WireResult};
 
@@ -66,8 +66,8 @@ pub(super) struct Before {
 enum More {
     /// A record of the file cache.
     Row(i64),
-    /// A page in the store.
-    Page(BlobId),
+    /// A page in the store, among those of its directory.
+    Page(Arc<[Page]>, usize),
 }
 
 impl Before {
@@ -218,7 +218,8 @@ impl Previous {
             return match handle.block_on(vfs.directory(node)) {
                 Ok(Directory::Node(entries)) => Some(Before::new(node, unstamped(entries))),
                 Ok(Directory::Pages(pages)) => {
-                    let rest = pages.into_iter().map(|p| More::Page(p.node)).collect();
+                    let pages: Arc<[Page]> = pages.into();
+                    let rest = (0..pages.len()).map(|i| More::Page(pages.clone(), i)).collect();
                     Some(Before { rest, ..Before::new(node, Vec::new()) })
                 }
                 Err(e) => {
@@ -247,14 +248,14 @@ impl Previous {
                     Vec::new()
                 }
             },
-            (More::Page(node), Some((vfs, handle))) => match handle.block_on(vfs.page(node)) {
+            (More::Page(pages, i), Some((vfs, handle))) => match handle.block_on(vfs.page(&pages, i)) {
                 Ok(entries) => entries.into_iter().map(|e| (None, e)).collect(),
                 Err(e) => {
                     self.cannot_read(&e);
                     Vec::new()
                 }
             },
-            (More::Page(_), None) => Vec::new(),
+            (More::Page(..), None) => Vec::new(),
         }
     }
 
