@@ -45,6 +45,16 @@ bench-mount: system ## the mount beside the plain directory and other programs' 
 	cargo build --release --quiet --bins --example slow-store
 	benches/mount target/release/plakar $(BENCH_ARGS)
 
+# Cases by the thousand, of which `make test` takes a sample: some quarters of an hour each. PLAKAR_CASES=NUMBER takes so many of
+# each matrix, PLAKAR_SEED=TEXT others than the last time.
+.PHONY: matrix
+matrix: system nextest ## every object of a store, and every file of the cache, damaged in every way, on every command
+	PLAKAR_CASES=$${PLAKAR_CASES:-all} cargo nextest run --profile thorough --workspace --features plakar-connectors/root-tests --success-output final -E 'test(/^matrix::/)'
+
+.PHONY: inject
+inject: system nextest ## every system call of every command fails once with each error
+	PLAKAR_CASES=$${PLAKAR_CASES:-all} cargo nextest run --profile thorough --workspace --features plakar-connectors/root-tests --success-output final -E 'test(/^inject::/)'
+
 .PHONY: soak
 soak: system ## random use of a mount for SOAK_MINUTES (60), as root; in the end it must hold what it held before
 	cargo build --release --quiet --bins --example slow-store

@@ -3,10 +3,13 @@
 
 pub(crate) mod compare;
 pub(crate) mod directory;
+pub(crate) mod fault;
+pub(crate) mod harm;
 pub(crate) mod http;
 pub(crate) mod made;
 pub(crate) mod mount;
 pub(crate) mod sandbox;
+pub(crate) mod thorough;
 pub(crate) mod torture;
 
 pub(crate) use compare::{ALL, Compare};

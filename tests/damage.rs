@@ -1,64 +1,17 @@
-//! The damage matrix: every kind of object × everything that storage does to files. Each case is found by `check`, named,
-//! and contained: whatever a damaged object does not hold comes back whole, and nothing ever comes back wrong.
+//! Damage: every kind of object × everything that storage does to files. Each case is found by `check`, named, and
+//! contained: whatever a damaged object does not hold comes back whole, and nothing ever comes back wrong.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, mkfifoat};
-
+use crate::common::harm::Harm::{
+    self, Cut, CutInHalf, Fifo, Flip, FlipMiddle, Folder, Gone, Longer, Loop, Zeros,
+};
+use crate::common::harm::put_back;
 use crate::common::sandbox::files_below;
 use crate::common::torture::noise;
 use crate::common::{ALL, Outcome, Sandbox, copy_tree, hex_id};
-
-/// One way to lose an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Harm {
-    /// One bit, so far from the start (or, if negative, from the end).
-    Flip(i64),
-    /// One bit in the middle.
-    FlipMiddle,
-    /// Only so many bytes are left (if negative: all but so many).
-    Cut(i64),
-    CutInHalf,
-    Zeros,
-    Gone,
-    /// More stands behind it.
-    Longer,
-    /// Something else in its place.
-    Fifo,
-    Folder,
-    Loop,
-}
-
-use Harm::{Cut, CutInHalf, Fifo, Flip, FlipMiddle, Folder, Gone, Longer, Loop, Zeros};
-
-impl Harm {
-    fn apply(self, file: &Path) {
-        let mut bytes = std::fs::read(file).unwrap();
-        let len = bytes.len();
-        let from_start = |n: i64| if n < 0 { len - n.unsigned_abs() as usize } else { n as usize };
-        match self {
-            Flip(at) => bytes[from_start(at)] ^= 4,
-            FlipMiddle => bytes[len / 2] ^= 4,
-            Cut(left) => bytes.truncate(from_start(left)),
-            CutInHalf => bytes.truncate(len / 2),
-            Zeros => bytes.fill(0),
-            Gone => return std::fs::remove_file(file).unwrap(),
-            Longer => bytes.push(0),
-            Fifo | Folder | Loop => {
-                std::fs::remove_file(file).unwrap();
-                match self {
-                    Fifo => mkfifoat(CWD, file, Mode::RUSR).unwrap(),
-                    Folder => std::fs::create_dir(file).unwrap(),
-                    _ => std::os::unix::fs::symlink(file, file).unwrap(),
-                }
-                return;
-            }
-        }
-        std::fs::write(file, bytes).unwrap();
-    }
-}
 
 /// A store with two snapshots of two trees that share nothing but the owners' names.
 struct Specimen {
@@ -176,16 +129,6 @@ impl Specimen {
         std::fs::remove_dir_all(&to).unwrap_or_default();
         expected.difference(&found).map(|name| source.join(name)).collect()
     }
-}
-
-/// Writes an object again, whatever stands in its place: a FIFO would wait for somebody to read it.
-fn put_back(object: &Path, bytes: &[u8]) {
-    match std::fs::symlink_metadata(object) {
-        Ok(m) if m.is_dir() => std::fs::remove_dir(object).unwrap(),
-        Ok(m) if !m.is_file() => std::fs::remove_file(object).unwrap(),
-        _ => {}
-    }
-    std::fs::write(object, bytes).unwrap();
 }
 
 /// About 8 MiB in files of every size class, none like another.
@@ -755,4 +698,15 @@ fn wrong_bytes_are_never_printed() {
             assert!(failed > 0);
         },
     );
+}
+
+#[test]
+fn a_sealed_store_that_has_lost_its_key_slots_is_not_said_to_be_unencrypted() {
+    let sandbox = Sandbox::with_key_file();
+    for slot in sandbox.objects("keys") {
+        std::fs::remove_file(slot).unwrap();
+    }
+    let outcome = sandbox.run(["key", "ls"]);
+    assert_ne!(outcome.code, Some(0), "{outcome}");
+    outcome.says(&["it is encrypted, and none of its key slots can be read"]);
 }

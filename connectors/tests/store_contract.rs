@@ -245,12 +245,23 @@ async fn foreign_files_are_not_listed() {
         fs::create_dir(root.join(dir)).unwrap();
         fs::write(root.join(dir).join("aa".repeat(32)), "foreign").unwrap();
     }
-    fs::create_dir(root.join("states").join("cd".repeat(32))).unwrap();
-    symlink("/etc/passwd", root.join("states").join("ef".repeat(32))).unwrap();
     assert_eq!(store.list(Area::Data).await.unwrap(), [kept]);
     assert_eq!(store.list(Area::States).await.unwrap(), [state]);
+}
+
+#[tokio::test]
+async fn what_stands_in_the_place_of_an_object_is_listed_and_unreadable() {
+    let (_dir, store) = new_store();
+    store.prepare().await.unwrap();
+    let states = store.local_path().unwrap().join("states");
+    fs::create_dir_all(states.join("cd".repeat(32))).unwrap();
+    symlink("nowhere", states.join("ef".repeat(32))).unwrap();
+    let mut found: Vec<_> = store.list(Area::States).await.unwrap().iter().map(|l| l.id).collect();
+    found.sort();
+    assert_eq!(found, [ObjectId([0xcd; 32]), ObjectId([0xef; 32])]);
     let directory = ObjectName::new(Area::States, ObjectId([0xcd; 32]));
-    assert_eq!(kind(store.stat(directory).await), StoreErrorKind::NotFound);
+    assert_eq!(kind(store.stat(directory).await), StoreErrorKind::Unreadable);
+    assert_eq!(kind(store.get(directory, None).await), StoreErrorKind::Unreadable);
 }
 
 #[tokio::test]

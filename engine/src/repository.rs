@@ -341,9 +341,18 @@ impl Repository {
         })
         .await?;
         let name = ObjectName::new(Area::Keys, slot.id);
-        put_bytes(self.store.as_ref(), name, slot.encode().into()).await?;
-        let back = self.store.get(name, None).await?;
-        KeySlot::decode(slot.id, &back).map_err(|e| Error::object(name, e))?;
+        let stored = async {
+            put_bytes(self.store.as_ref(), name, slot.encode().into()).await?;
+            let back = self.store.get(name, None).await?;
+            KeySlot::decode(slot.id, &back).map_err(|e| Error::object(name, e))
+        };
+        if let Err(e) = stored.await {
+            // It may be there. Its secret is given to nobody now.
+            if let Err(left) = self.store.delete(name).await {
+                tracing::warn!(slot = %slot.id.short(), error = report(&left), "a key that opens nothing may be left");
+            }
+            return Err(e);
+        }
         Ok(slot)
     }
 

@@ -131,6 +131,7 @@ async fn list(context: &AppContext) -> anyhow::Result<ExitCode> {
     }
     out.flush()?;
     if slots.is_empty() {
+        probe.is_plaintext()?;
         context.notice("the store has no keys: it is not encrypted");
     }
     Ok(ExitCode::Ok)
@@ -162,10 +163,20 @@ fn write_key_file(file: &Path, secret: &UserSecret) -> anyhow::Result<()> {
     let what = || format!("cannot write the key file {}", file.display());
     let mut written =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).with_context(what)?;
-    written.write_all(secret.key_file_text().unwrap_or_default().as_bytes()).with_context(what)?;
-    written.sync_all().with_context(what)?;
     let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(directory).and_then(|d| d.sync_all()).with_context(what)
+    let mut write = || {
+        written.write_all(secret.key_file_text().unwrap_or_default().as_bytes())?;
+        written.sync_all()?;
+        fs::File::open(directory)?.sync_all()
+    };
+    write().with_context(what).inspect_err(|_| remove_key_file(file))
+}
+
+/// Removes a key file that opens nothing: it would stand in the way of the next try.
+fn remove_key_file(file: &Path) {
+    if let Err(e) = fs::remove_file(file) {
+        tracing::warn!(file = %file.display(), error = %e, "a key file that opens nothing cannot be removed");
+    }
 }
 
 async fn add_slot(
@@ -180,8 +191,7 @@ async fn add_slot(
     let secret = new_secret(context, new)?;
     let added = repository.add_key(&secret, label, KdfParams::recommended()).await;
     if let (Err(_), Some(file)) = (&added, &new.new_keyfile) {
-        // It opens nothing.
-        let _ = fs::remove_file(file);
+        remove_key_file(file);
     }
     Ok(added?)
 }

@@ -250,7 +250,7 @@ impl Place {
         let path = self.path(name);
         let meta = fs::symlink_metadata(path).map_err(|e| unseen("look at", name, e))?;
         if !meta.is_file() {
-            return Err(StoreError::new(StoreErrorKind::NotFound, "look at", name, "it is not a file"));
+            return Err(StoreError::new(StoreErrorKind::Unreadable, "look at", name, "it is not a file"));
         }
         Ok(listed(name.id, &meta))
     }
@@ -475,7 +475,8 @@ fn shard_byte(name: &str) -> Option<u8> {
     u8::from_str_radix(name, 16).ok().filter(|_| is_hex)
 }
 
-/// Adds what is an object by its name and kind; `first` is what its id must begin with.
+/// Adds what is an object by its name; `first` is what its id must begin with. What is no file is one too: whoever reads it
+/// learns that something else stands in its place, where it would be missed by nobody otherwise.
 fn collect(entries: fs::ReadDir, first: Option<u8>, found: &mut Vec<Listed>) -> io::Result<()> {
     for entry in entries {
         let entry = entry?;
@@ -484,8 +485,7 @@ fn collect(entries: fs::ReadDir, first: Option<u8>, found: &mut Vec<Listed>) -> 
             continue;
         }
         match entry.metadata() {
-            Ok(meta) if meta.is_file() => found.push(listed(id, &meta)),
-            Ok(_) => {}
+            Ok(meta) => found.push(listed(id, &meta)),
             // Deleted since the directory was read.
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(e),

@@ -230,6 +230,14 @@ impl Probe {
         Error::NotAStore { location: self.location.clone(), reason }
     }
 
+    /// Whether a store without key slots is one that needs none.
+    ///
+    /// # Errors
+    /// It is encrypted and has lost them, or what it is cannot be told.
+    pub fn is_plaintext(&self) -> Result<()> {
+        self.plaintext_keys().map(drop)
+    }
+
     /// The keys of a plaintext store, if this is one.
     fn plaintext_keys(&self) -> Result<Keyring> {
         if self.needs_secret() {
