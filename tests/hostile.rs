@@ -92,7 +92,7 @@ fn paged(b: &mut Builder, pages: &[(&str, &[&str])]) -> Entry {
         index.extend_from_slice(&node.0);
     }
     let node = b.put(Class::Meta, &index);
-    entry("", Kind::Directory, Detail::Directory { node, below })
+    entry("", Kind::Directory, Detail::Directory { node, below, partial: false })
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn directories_that_miscount_what_is_below_them_are_found() {
         let again = Entry { name: b"again".to_vec(), ..full.clone() };
         let node = empty.directory().unwrap().0;
         let below = Summary { files: u64::MAX, ..Summary::default() };
-        let many = entry("many", Kind::Directory, Detail::Directory { node, below });
+        let many = entry("many", Kind::Directory, Detail::Directory { node, below, partial: false });
         // The same node as one that is counted right.
         if let Detail::Directory { below, .. } = &mut full.detail {
             below.bytes = 1;

@@ -59,9 +59,7 @@ impl Specimen {
         for target in ["to", "again", "checked", "made"] {
             let _absent = fs::remove_dir_all(self.sandbox.path(target));
         }
-        for file in ["new key"] {
-            let _absent = fs::remove_file(self.sandbox.path(file));
-        }
+        let _absent = fs::remove_file(self.sandbox.path("new key"));
     }
 
     /// Everything that was in the store before is.
@@ -119,7 +117,8 @@ fn each_call_fails(words: &[&str], warm: bool, look: impl Fn(&Case<'_>)) {
     let mut kinds: BTreeMap<&str, u32> = BTreeMap::new();
     let all = (0..calls).flat_map(|n| ERRORS.map(|errno| (n, errno)));
     let name = format!("{words:?}, {}", if warm { "warm" } else { "cold" });
-    thorough::each(&name, SAMPLE, all, |(n, errno)| {
+    let case = |(n, errno): &(usize, Errno)| format!("call {n}, {errno:?}");
+    thorough::each(&name, SAMPLE, all, case, |(n, errno)| {
         let (outcome, call, _) = once(Some((n, errno)));
         // Threads make their calls in another order each time, and some only sometimes.
         let Some(Call { name, path }) = call else { return };

@@ -182,37 +182,28 @@ fn in_a_store(is_sealed: bool) {
     let cases = objects.iter().flat_map(|(name, len)| harms(*len).into_iter().map(move |h| (name, h)));
     let cases = cases.flat_map(|(name, harm)| [true, false].map(|cold| (name, harm, cold)));
     let matrix = if is_sealed { "a sealed store" } else { "a plaintext store" };
-    thorough::each(matrix, SAMPLE, cases, |(name, harm, cold)| {
-        let what = format!("{harm:?} of {}, {}", name.display(), if cold { "cold" } else { "warm" });
-        let case = || {
-            s.begin_anew();
-            let object = s.sandbox.store().join(name);
-            let bytes = fs::read(&object).unwrap();
-            harm.apply(&object);
-            if cold {
-                fs::remove_dir_all(s.sandbox.cache()).unwrap();
-            }
-            let checked = s.run(&["check"]);
-            let is_unneeded = s.unneeded.contains(name);
-            let is_packfile = ["data", "meta"].iter().any(|area| name.starts_with(area));
-            // Nothing yet tells that a snapshot or its removal was there.
-            let is_alone = ["snapshots", "removals"].iter().any(|area| name.starts_with(area));
-            let may_be_missed = is_unneeded && is_packfile || harm == Gone && (is_unneeded || is_alone);
-            assert!(may_be_missed || checked.code != Some(0), "{checked}");
-            s.gives_nothing_wrong();
-            s.shows_nothing_wrong();
-            s.is_whole_after_a_backup(|| put_back(&object, &bytes));
-        };
-        named(&what, case);
+    let what = |(name, harm, cold): &(&PathBuf, Harm, bool)| {
+        format!("{harm:?} of {}, {}", name.display(), if *cold { "cold" } else { "warm" })
+    };
+    thorough::each(matrix, SAMPLE, cases, what, |(name, harm, cold)| {
+        s.begin_anew();
+        let object = s.sandbox.store().join(name);
+        let bytes = fs::read(&object).unwrap();
+        harm.apply(&object);
+        if cold {
+            fs::remove_dir_all(s.sandbox.cache()).unwrap();
+        }
+        let checked = s.run(&["check"]);
+        let is_unneeded = s.unneeded.contains(name);
+        let is_packfile = ["data", "meta"].iter().any(|area| name.starts_with(area));
+        // Nothing yet tells that a snapshot or its removal was there.
+        let is_alone = ["snapshots", "removals"].iter().any(|area| name.starts_with(area));
+        let may_be_missed = is_unneeded && is_packfile || harm == Gone && (is_unneeded || is_alone);
+        assert!(may_be_missed || checked.code != Some(0), "{checked}");
+        s.gives_nothing_wrong();
+        s.shows_nothing_wrong();
+        s.is_whole_after_a_backup(|| put_back(&object, &bytes));
     });
-}
-
-/// Says which case it was.
-fn named(what: &str, case: impl FnOnce()) {
-    if let Err(why) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(case)) {
-        let text = why.downcast_ref::<String>().cloned().unwrap_or_default();
-        std::panic::panic_any(format!("{what}: {text}"));
-    }
 }
 
 #[test]
@@ -236,33 +227,32 @@ fn damage_in_the_cache() {
         .collect();
     assert!(files.len() > 3, "{files:?}");
     let cases = files.iter().flat_map(|(name, len)| harms(*len).into_iter().map(move |h| (name, h)));
-    thorough::each("the cache", SAMPLE, cases, |(name, harm)| {
-        named(&format!("{harm:?} of {}", name.display()), || {
-            for words in [&["restore", "-to", "to"][..], &["check"], &["cat"], &["backup", "source"]] {
-                s.begin_anew();
-                harm.apply(&s.sandbox.path("home").join(name));
-                let (id, copy) = &s.snapshots[1];
-                let mut words = words.to_vec();
-                let file = format!("{id}:0/file 1 6");
+    let what = |(name, harm): &(&PathBuf, Harm)| format!("{harm:?} of {}", name.display());
+    thorough::each("the cache", SAMPLE, cases, what, |(name, harm)| {
+        for words in [&["restore", "-to", "to"][..], &["check"], &["cat"], &["backup", "source"]] {
+            s.begin_anew();
+            harm.apply(&s.sandbox.path("home").join(name));
+            let (id, copy) = &s.snapshots[1];
+            let mut words = words.to_vec();
+            let file = format!("{id}:0/file 1 6");
+            match words[0] {
+                "restore" => words.push(id),
+                "cat" => words.push(&file),
+                _ => {}
+            }
+            // Whichever command meets it first; and once more.
+            for _ in 0..2 {
+                let outcome = s.run(&words).succeeds();
                 match words[0] {
-                    "restore" => words.push(id),
-                    "cat" => words.push(&file),
+                    "restore" => {
+                        ALL.check(copy, &s.sandbox.path("to"));
+                        fs::remove_dir_all(s.sandbox.path("to")).unwrap();
+                    }
+                    "cat" => assert!(outcome.stdout == fs::read(copy.join("0/file 1 6")).unwrap()),
                     _ => {}
                 }
-                // Whichever command meets it first; and once more.
-                for _ in 0..2 {
-                    let outcome = s.run(&words).succeeds();
-                    match words[0] {
-                        "restore" => {
-                            ALL.check(copy, &s.sandbox.path("to"));
-                            fs::remove_dir_all(s.sandbox.path("to")).unwrap();
-                        }
-                        "cat" => assert!(outcome.stdout == fs::read(copy.join("0/file 1 6")).unwrap()),
-                        _ => {}
-                    }
-                }
-                s.run(&["check"]).succeeds();
             }
-        });
+            s.run(&["check"]).succeeds();
+        }
     });
 }

@@ -7,10 +7,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
+use plakar_engine::tree::{Contents, Detail, Entry};
 use rustix::fs::{AtFlags, Mode, XattrFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+use crate::common::made::{Builder, file, store};
 use crate::common::mount::{eventually, is_mounted, is_running};
 use crate::common::sandbox::run_tool;
 use crate::common::torture::{self, CROWD, DEEP, DEEP_NAME, SPARSE};
@@ -410,4 +412,64 @@ fn others_see_what_the_modes_let_them_see() {
     roots.run(["umount", to]).succeeds();
     assert_eq!(public.stdout, b"public");
     assert!(!private.status.success() && private.stdout.is_empty());
+}
+
+#[test]
+fn a_directory_that_could_not_be_listed_does_not_look_empty() {
+    use std::os::unix::fs::PermissionsExt;
+    let sandbox = Sandbox::for_nobody();
+    let source = sandbox.path("source");
+    for directory in ["closed", "empty", "open"] {
+        fs::create_dir_all(source.join(directory)).unwrap();
+    }
+    for file in ["closed/file", "open/file"] {
+        fs::write(source.join(file), "text").unwrap();
+    }
+    fs::set_permissions(source.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
+    sandbox.run(["backup", "source"]).ends_with(3);
+    let listed = sandbox.run(["ls", "latest"]).succeeds();
+    let line = |name: &str| listed.text().lines().find(|l| l.contains(name)).unwrap().to_owned();
+    assert!(line(" closed").contains("Permission denied"), "{listed}");
+    assert!(line(" open").ends_with(" open"), "{listed}");
+    for args in [&["ls", "latest:closed"][..], &["ls", "-recursive", "latest"]] {
+        sandbox.run(args).ends_with(3).says(&["closed: not all of it could be listed", "Permission denied"]);
+    }
+    sandbox.run(["ls", "latest:empty"]).succeeds();
+}
+
+#[test]
+fn a_directory_that_was_listed_in_part_fails_where_the_rest_would_be() {
+    let sandbox = store(|b| {
+        let of = |b: &mut Builder, name: &str, names: &[&str], error: Option<&str>, partial: bool| {
+            let files: Vec<Entry> = names.iter().map(|n| file(n, Contents::default())).collect();
+            let mut directory = b.directory(name, &files);
+            directory.error = error.map(String::from);
+            if let Detail::Directory { partial: p, .. } = &mut directory.detail {
+                *p = partial;
+            }
+            directory
+        };
+        let entries = [
+            of(b, "broken", &["a", "b"], Some("Input/output error"), true),
+            of(b, "closed", &[], Some("Permission denied"), true),
+            // Its attributes could not be read, all else could.
+            of(b, "odd", &["a"], Some("no attributes"), false),
+            // As snapshots say it that have no other way.
+            of(b, "old", &[], Some("Permission denied"), false),
+            of(b, "whole", &[], None, false),
+        ];
+        b.directory("", &entries)
+    });
+    sandbox.run(["ls", "-recursive", "latest"]).ends_with(3).says(&["broken: not all", "closed: not all"]);
+    sandbox.run(["check"]).succeeds();
+    let mount = MountGuard::new(&sandbox, ["latest:/"]);
+    let listed = |name: &str| {
+        let all: Vec<_> = fs::read_dir(mount.path().join(name)).unwrap().collect();
+        (all.iter().filter(|e| e.is_ok()).count(), all.iter().any(Result::is_err))
+    };
+    let all = ["broken", "closed", "odd", "old", "whole"].map(listed);
+    assert_eq!(all, [(2, true), (0, true), (1, false), (0, true), (0, false)]);
+    let mut copy = Command::new("cp");
+    let copied = copy.arg("-a").arg(mount.path().join("closed")).arg(sandbox.path("copy")).output();
+    assert!(!copied.unwrap().status.success());
 }

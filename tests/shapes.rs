@@ -124,6 +124,31 @@ fn a_directory_of_20_000_directories() {
     assert_eq!(fs::read_dir(sandbox.path("to")).unwrap().count(), 20_000);
 }
 
+#[test]
+fn whoever_goes_through_a_mount_meets_each_entry_once_and_by_path_is_as_wide_as_it_is() {
+    const N: usize = 300_000;
+    let sandbox = store(|b| {
+        let file =
+            |i: usize| file(&format!("a file with a name of usual length {i:06}"), Contents::default());
+        b.directory("", &(0..N).map(file).collect::<Vec<_>>())
+    });
+    let mount = MountGuard::new::<&str>(&sandbox, []);
+    let lines = |program: &str, args: &[&str]| {
+        let out = Command::new(program).args(args).current_dir(mount.path()).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+        out.stdout.iter().filter(|b| **b == b'\n').count()
+    };
+    // The root, `latest`, `snapshots`, the snapshot, and links to six views.
+    assert_eq!(lines("find", &["."]), N + 10);
+    assert_eq!(lines("ls", &["-U", "by-path/"]), N);
+    assert_eq!(lines("ls", &["-l", "by-path/"]), N + 1);
+    let one = format!("by-path/a file with a name of usual length {:06}/", 77);
+    assert_eq!(lines("ls", &[&one]), 2);
+    // And whoever begins there.
+    assert_eq!(lines("find", &["by-path/"]), N + 1);
+    assert!(mount.peak() <= BUDGET, "{} MiB", mount.peak());
+}
+
 /// Each level's name, and what is in its file.
 fn level(i: usize) -> (String, String) {
     (format!("{i:04}{}", "n".repeat(246)), format!("at {i}"))

@@ -130,7 +130,7 @@ fn directory(name: &str, seed: u64, shape: &[u64], store: &mut impl FnMut(&[Entr
         })
         .collect();
     let node = store(&entries);
-    entry(name, Kind::Directory, 0, seed, Detail::Directory { node, below })
+    entry(name, Kind::Directory, 0, seed, Detail::Directory { node, below, partial: false })
 }
 
 fn file(name: &str, seed: u64) -> Entry {

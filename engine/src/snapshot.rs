@@ -188,7 +188,11 @@ impl Snapshot {
 
     /// A header without anything in it, to be filled.
     pub fn empty() -> Self {
-        let detail = crate::tree::Detail::Directory { node: BlobId([0; 32]), below: Summary::default() };
+        let detail = crate::tree::Detail::Directory {
+            node: BlobId([0; 32]),
+            below: Summary::default(),
+            partial: false,
+        };
         let meta = crate::meta::Metadata::directory(0o755);
         let root = Entry { name: b".".to_vec(), meta, detail, xattrs: vec![], links: None, error: None };
         Self {

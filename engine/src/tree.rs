@@ -172,6 +172,8 @@ pub enum Detail {
         node: BlobId,
         /// What lies below.
         below: Summary,
+        /// Not all that was in it could be listed.
+        partial: bool,
     },
     /// A symlink's target.
     Symlink(Vec<u8>),
@@ -208,8 +210,19 @@ impl Entry {
     /// A directory's node and summary.
     pub fn directory(&self) -> Option<(BlobId, &Summary)> {
         match &self.detail {
-            Detail::Directory { node, below } => Some((*node, below)),
+            Detail::Directory { node, below, .. } => Some((*node, below)),
             _ => None,
+        }
+    }
+
+    /// Whether it is a directory of which not all could be listed when it was backed up: what is missing in it may have
+    /// been there. Older snapshots do not say so of one that could not be listed at all; it is empty then, and has an error.
+    pub fn is_partial(&self) -> bool {
+        match &self.detail {
+            Detail::Directory { partial, below, .. } => {
+                *partial || self.error.is_some() && *below == Summary::default()
+            }
+            _ => false,
         }
     }
 
@@ -231,7 +244,11 @@ impl Entry {
         let m = &self.meta;
         out.put_bytes(&self.name);
         out.push(m.kind as u8);
-        let missing = matches!(&self.detail, Detail::Regular(c) if c.missing);
+        let missing = match &self.detail {
+            Detail::Regular(contents) => contents.missing,
+            Detail::Directory { partial, .. } => *partial,
+            Detail::Missing | Detail::Symlink(_) | Detail::Special => false,
+        };
         let flags = if self.xattrs.is_empty() { 0 } else { HAS_XATTRS }
             | self.links.map_or(0, |_| HAS_GROUP)
             | self.error.as_ref().map_or(0, |_| HAS_ERROR)
@@ -253,7 +270,7 @@ impl Entry {
                 out.put_uv(c.items.len() as u64);
                 encode_items(&c.items, out);
             }
-            Detail::Directory { node, below } => {
+            Detail::Directory { node, below, .. } => {
                 out.extend_from_slice(&node.0);
                 below.encode(out);
             }
@@ -322,7 +339,10 @@ impl Entry {
                 let data_bytes = stored.unwrap_or_else(|| data_bytes(&items));
                 Detail::Regular(Contents { level, items, data_bytes, missing })
             }
-            Kind::Directory => Detail::Directory { node: BlobId(r.array()?), below: Summary::decode(r)? },
+            Kind::Directory => {
+                let (node, below) = (BlobId(r.array()?), Summary::decode(r)?);
+                Detail::Directory { node, below, partial: flags & NO_CONTENTS != 0 }
+            }
             Kind::Symlink => Detail::Symlink(r.bytes(MAX_TARGET, "symlink target")?.to_vec()),
             Kind::Fifo | Kind::Socket => Detail::Special,
             Kind::CharDevice | Kind::BlockDevice => {

@@ -13,6 +13,7 @@ mod folders;
 pub(crate) mod history;
 mod inodes;
 mod listing;
+pub(crate) mod names;
 pub(crate) mod neighbours;
 mod travel;
 mod tree;
@@ -289,20 +290,26 @@ impl SnapshotFs {
 
     async fn lookup_in_view(&self, path: &Arc<[u8]>, name: &[u8]) -> Result<Lookup, FsError> {
         let view = self.view();
-        if let Some(item) = self.folder(&view, path).await?.as_ref().and_then(|f| f.item(name)) {
+        let folder = self.folder(&view, path).await?;
+        if let Some(item) = folder.as_ref().and_then(|f| f.item(name)) {
             let holds = Holds::of(&item.target);
             return Ok(Lookup::Found { attr: self.hold_item(&view, path, item), holds });
+        }
+        if let Some(names) = folder.as_ref().and_then(|f| f.names.as_ref())
+            && let Some(rank) = names.find(name)
+        {
+            return Ok(Lookup::Found { attr: self.hold_name(names, rank), holds: Holds::WithTheView });
         }
         self.lookup_unlisted(&view, path, name).await
     }
 
     /// A directory of a view, by its path from the root.
     async fn folder(&self, view: &Arc<View>, path: &[u8]) -> Result<Option<Arc<Folder>>, FsError> {
-        if let Some(folder) = view.folder(path) {
-            return Ok(Some(folder.clone()));
-        }
         if let Some(folder) = self.about(view, path) {
             return Ok(Some(Arc::new(folder)));
+        }
+        if let Some(folder) = view.folder(path) {
+            return Ok(Some(folder.clone()));
         }
         self.history(view, path).await
     }

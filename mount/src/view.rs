@@ -3,19 +3,23 @@
 //! ```text
 //! latest -> snapshots/2026-11-20T22-26-57_cb5d5c65
 //! snapshots/2026-11-20T22-26-57_cb5d5c65/      the recorded tree from /
-//! ids/<64 digits> -> ../snapshots/…
-//! hosts/<origin>/<same names>, latest
-//! tags/<tag>/<same names>, latest
-//! sources/<path backed up>/<same names>, latest
-//! versions/<path>/<same names>, latest     what stood at a path, each time that it had changed
-//! by-path/<path>                           all that ever stood there; a file is a directory of its versions
+//! hosts -> .plakar/hosts                       and ids, tags, sources, versions, by-path
+//!
+//! .plakar/ids/<64 digits> -> ../../snapshots/…
+//! .plakar/hosts/<origin>/<same names>, latest, versions, by-path
+//! .plakar/tags/<tag>/<same names>, latest
+//! .plakar/sources/<path backed up>/<same names>, latest
+//! .plakar/versions/<path>/<same names>, latest     what stood at a path, each time that it had changed
+//! .plakar/by-path/<depth>/<path>/                  all that ever stood there, by name; a file is a directory of its versions
+//! .plakar/host/<origin>/versions, by-path          the same of one host
 //! ```
 //!
-//! `versions` and `by-path` stand below each host too; they read the store and are made in `fs::history`.
+//! Whoever goes through all that is at the root meets every entry of every snapshot once: real directories stand in
+//! `snapshots/` only, and `.plakar` is not listed. Names in `by-path` are links as well, to a place one deeper, so that
+//! nobody gets from one to the next by listing. `versions` and `by-path` read the store and are made in `fs::history`.
 //!
-//! Directories of snapshots stand in one place only, everything else is relative symlinks to them: one directory inode
-//! may have one name, or the kernel would move it between them. A [`View`] is a value made from the catalogue; a
-//! changed store gives a new one.
+//! One directory inode may have one name, or the kernel would move it between them. A [`View`] is a value made from the
+//! catalogue; a changed store gives a new one.
 
 pub(crate) mod moment;
 mod names;
@@ -30,14 +34,19 @@ use plakar_engine::repository::catalog::Catalog;
 use plakar_engine::snapshot::Snapshot;
 
 use crate::config::Filter;
+use crate::fs::names::Names;
 use moment::Moment;
 
 pub use names::{escape_path, safe_name};
 
 /// The link to the newest.
 pub(crate) const LATEST: &[u8] = b"latest";
-/// What stands at the root and below each host beside the snapshots.
-pub(crate) const HISTORIES: [&str; 2] = ["versions", "by-path"];
+/// Where views are, which no listing shows.
+pub(crate) const HIDDEN: &[u8] = b".plakar";
+/// Views of the snapshots; each has a link at the root.
+const VIEWS: [&[u8]; 4] = [b"ids", b"hosts", b"tags", b"sources"];
+/// What is made of the history of paths, with where it begins.
+pub(crate) const HISTORIES: [(&[u8], &[u8]); 2] = [(b"versions", b"versions"), (b"by-path", b"by-path/0")];
 /// Fewest digits of an id that resolve at the root.
 const MIN_PREFIX: usize = 4;
 /// How long a snapshot that is shown no more is still found by name: as long as the kernel keeps links to it, and a
@@ -95,11 +104,28 @@ pub struct Folder {
     /// Its names, by cookie.
     items: Vec<Item>,
     by_name: HashMap<Arc<[u8]>, usize>,
+    /// Further names, which stand behind those.
+    pub(crate) names: Option<Arc<Names>>,
     /// Changes whenever a name in it does.
     pub mtime: Timestamp,
 }
 
 impl Folder {
+    /// With further names.
+    pub(crate) fn with_names(self, names: Names) -> Self {
+        Self { names: Some(Arc::new(names)), ..self }
+    }
+
+    /// How many names it has.
+    pub(crate) fn len(&self) -> usize {
+        self.items.len() + self.names.as_ref().map_or(0, |n| n.len())
+    }
+
+    /// Bytes of memory, near enough.
+    pub(crate) fn weight(&self) -> usize {
+        200 + 250 * self.items.len() + self.names.as_ref().map_or(0, |n| n.weight())
+    }
+
     /// A name in it.
     pub fn item(&self, name: &[u8]) -> Option<&Item> {
         self.by_name.get(name).map(|i| &self.items[*i])
@@ -112,7 +138,7 @@ impl Folder {
             items[i].cookie = items[i].cookie.max(items[i - 1].cookie + 1);
         }
         let by_name = items.iter().enumerate().map(|(i, item)| (item.name.clone(), i)).collect();
-        Self { items, by_name, mtime }
+        Self { items, by_name, names: None, mtime }
     }
 
     /// Its names, by cookie.
@@ -122,7 +148,8 @@ impl Folder {
 
     /// Where the names after a cookie begin.
     pub fn after(&self, cookie: u64) -> usize {
-        self.items.partition_point(|i| i.cookie <= cookie)
+        let items = self.items.partition_point(|i| i.cookie <= cookie);
+        items + self.names.as_ref().map_or(0, |n| n.after(cookie))
     }
 
     fn is_like(&self, other: &Self) -> bool {
@@ -182,39 +209,47 @@ impl View {
         snapshots.sort_by_key(|s| (s.time_ns, s.id));
         let names = names::of_snapshots(&snapshots);
         let mut tree = Builder::default();
-        for fixed in ["snapshots", "ids", "hosts", "tags", "sources"] {
-            tree.folder(&[fixed.as_bytes()]);
+        tree.folder(&[b"snapshots"]);
+        for view in VIEWS {
+            tree.folder(&[HIDDEN, view]);
+            tree.link(&[], view, [HIDDEN, b"/", view].concat());
         }
-        tree.histories(b"");
+        for (name, at) in HISTORIES {
+            tree.link(&[], name, [HIDDEN, b"/", at].concat());
+            let target = Target::Folder(join(HIDDEN, name).into());
+            tree.put(&[HIDDEN], name, cookie_of_name(name), target);
+        }
         let mut shown = Vec::with_capacity(snapshots.len());
         for (snapshot, name) in snapshots.iter().zip(names) {
             let cookie = cookie_of(snapshot);
             let link = |depth| Target::Link(Arc::new(link(depth, &name, b"", snapshot)));
             tree.put(&[b"snapshots"], &name, cookie, Target::Snapshot((*snapshot).clone()));
             let id = snapshot.id.to_string();
-            tree.put(&[b"ids"], id.as_bytes(), cookie, link(1));
+            tree.put(&[HIDDEN, b"ids"], id.as_bytes(), cookie, link(2));
             let host = safe_name(snapshot.origin.as_bytes());
             let mut places: Vec<[Vec<u8>; 2]> = vec![[b"hosts".to_vec(), host]];
             places.extend(snapshot.tags.iter().map(|t| [b"tags".to_vec(), safe_name(t.as_bytes())]));
             places.extend(snapshot.roots.iter().map(|r| [b"sources".to_vec(), escape_path(r)]));
             for place in &places {
-                let place = [&place[0][..], &place[1][..]];
-                tree.put(&place, &name, cookie, link(2));
+                let place = [HIDDEN, &place[0][..], &place[1][..]];
+                tree.put(&place, &name, cookie, link(3));
                 // Oldest first: the last one stays.
                 if !is_partial {
-                    tree.put(&place, LATEST, FIRST_COOKIE, link(2));
+                    tree.put(&place, LATEST, FIRST_COOKIE, link(3));
                 }
             }
-            tree.histories(&[b"hosts/", &places[0][1][..]].concat());
+            let host = &places[0][1][..];
+            for (name, at) in HISTORIES {
+                tree.link(&[HIDDEN, b"hosts", host], name, [b"../../host/", host, b"/", at].concat());
+            }
             if !is_partial {
                 tree.put(&[], LATEST, FIRST_COOKIE, link(0));
             }
             shown.push(Shown { name: name.into(), snapshot: (*snapshot).clone() });
         }
-        let newest = snapshots.last().map_or(0, |s| s.time_ns);
         let by_id = shown.iter().enumerate().map(|(i, s)| (s.snapshot.id, i)).collect();
         Self {
-            folders: tree.finish(timestamp(newest)),
+            folders: tree.finish(timestamp(snapshots.last().map_or(0, |s| s.time_ns))),
             shown,
             by_id,
             departed: Vec::new(),
@@ -347,11 +382,11 @@ fn nanoseconds(t: Timestamp) -> i64 {
 /// Folders while they are filled.
 #[derive(Default)]
 struct Builder {
-    folders: BTreeMap<Vec<u8>, Names>,
+    folders: BTreeMap<Vec<u8>, Items>,
 }
 
 /// Names of a folder: cookie and target of each.
-type Names = BTreeMap<Vec<u8>, (u64, Target)>;
+type Items = BTreeMap<Vec<u8>, (u64, Target)>;
 
 impl Builder {
     /// Makes sure that a folder and those above it are there; gives its path.
@@ -365,7 +400,10 @@ impl Builder {
             }
             at.extend_from_slice(part);
             if !self.folders.contains_key(&at) {
-                self.folders.insert(at.clone(), Names::new());
+                self.folders.insert(at.clone(), Items::new());
+                if at == HIDDEN {
+                    continue;
+                }
                 let target = Target::Folder(at.as_slice().into());
                 self.folders.entry(above).or_default().insert(part.to_vec(), (cookie_of_name(part), target));
             }
@@ -378,18 +416,15 @@ impl Builder {
         self.folders.entry(path).or_default().insert(name.to_vec(), (cookie, target));
     }
 
-    /// The names of what is made from the history of paths, in a folder that is there.
-    fn histories(&mut self, folder: &[u8]) {
-        for name in HISTORIES {
-            let path = join(folder, name.as_bytes());
-            let target = (cookie_of_name(name.as_bytes()), Target::Folder(path.into()));
-            self.folders.entry(folder.to_vec()).or_default().insert(name.into(), target);
-        }
+    /// A link that never changes: it has no time, so that nobody who knows it has to forget it.
+    fn link(&mut self, folder: &[&[u8]], name: &[u8], to: Vec<u8>) {
+        let link = Link { to: to.into(), mtime: Timestamp::default() };
+        self.put(folder, name, cookie_of_name(name), Target::Link(Arc::new(link)));
     }
 
     fn finish(self, mtime: Timestamp) -> HashMap<Arc<[u8]>, Arc<Folder>> {
         let item = |(name, (cookie, target)): (Vec<u8>, _)| Item { name: name.into(), cookie, target };
-        let close = |names: Names| Arc::new(Folder::new(names.into_iter().map(item).collect(), mtime));
+        let close = |names: Items| Arc::new(Folder::new(names.into_iter().map(item).collect(), mtime));
         self.folders.into_iter().map(|(path, names)| (path.into(), close(names))).collect()
     }
 }

@@ -12,7 +12,7 @@ use super::{find, report_broken, write_snapshot};
 use crate::cli::Query;
 use crate::context::AppContext;
 use crate::exit_code::ExitCode;
-use crate::report::Report;
+use crate::report::{Failure, Report};
 use crate::screen::Output;
 use crate::{json, text, time};
 
@@ -72,6 +72,7 @@ async fn list_entries(
 ) -> anyhow::Result<ExitCode> {
     let entry = vfs.resolve(snapshot, &path).await?;
     let mut code = ExitCode::Ok;
+    let mut is_partial = false;
     let store = context.store_hint();
     let mut failed = |e: plakar_engine::error::Error| {
         let damage = is_damage(&e);
@@ -100,12 +101,20 @@ async fn list_entries(
                     walk.skip();
                 }
             }
-            Step::Leave(_) => {}
-            Step::Unreadable(e) => failed(e),
+            Step::Leave(Ok(entry)) if entry.is_partial() && (args.recursive || walk.depth() == 0) => {
+                is_partial = true;
+                let path = text::printable(walk.path());
+                let reason = entry.error.as_deref().unwrap_or("for an unknown reason");
+                let message =
+                    format!("{path}: not all of it could be listed when it was backed up: {reason}");
+                Report::of(&Failure::new(message).into(), store.as_deref()).print(context.json());
+            }
+            Step::Leave(Ok(_)) => {}
+            Step::Leave(Err(e)) | Step::Unreadable(e) => failed(e),
         }
     }
     out.flush()?;
-    Ok(code)
+    Ok(if code == ExitCode::Ok && is_partial { ExitCode::CompletedWithErrors } else { code })
 }
 
 /// `2025-01-02T03:04:05Z -rw-r--r--     root     root      6 B a.txt`
@@ -127,8 +136,13 @@ fn write_entry(out: &mut Output, name: &[u8], e: &Entry, owners: &Owners) -> any
         owner(&owners.users, e.meta.uid),
         owner(&owners.groups, e.meta.gid),
     );
-    match &e.detail {
-        Detail::Symlink(target) => out.named(line, &[name, b" -> ", target].concat()),
-        _ => out.named(line, name),
+    let mut shown = name.to_vec();
+    if let Detail::Symlink(target) = &e.detail {
+        shown.extend_from_slice(b" -> ");
+        shown.extend_from_slice(target);
     }
+    if let Some(error) = &e.error {
+        shown.extend_from_slice(format!("  ({error})").as_bytes());
+    }
+    out.named(line, &shown)
 }

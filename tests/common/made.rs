@@ -43,7 +43,7 @@ impl Builder {
             build::directory(entries, &key, |node| Ok(self.put(Class::Meta, &node)));
         let mut below = Summary::default();
         entries.iter().for_each(|e| below.add(e));
-        entry(name, Kind::Directory, Detail::Directory { node: node.unwrap(), below })
+        entry(name, Kind::Directory, Detail::Directory { node: node.unwrap(), below, partial: false })
     }
 }
 

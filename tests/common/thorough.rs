@@ -6,17 +6,21 @@ use std::collections::BTreeSet;
 /// all, with a number so many, else a sample, spread over the whole matrix; `PLAKAR_SEED` decides which, the same each
 /// time.
 #[track_caller]
-pub(crate) fn each<T>(matrix: &str, sample: usize, all: impl IntoIterator<Item = T>, mut one: impl FnMut(T)) {
+pub(crate) fn each<T>(
+    matrix: &str,
+    sample: usize,
+    all: impl IntoIterator<Item = T>,
+    what: impl Fn(&T) -> String,
+    mut one: impl FnMut(T),
+) {
     let all: Vec<T> = all.into_iter().collect();
     let (len, wanted) = (all.len(), wanted(matrix, sample, all.len()));
     let mut failed = Vec::new();
     for (_, case) in all.into_iter().enumerate().filter(|(i, _)| wanted.contains(i)) {
-        let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one(case)));
-        if let Err(why) = tried {
-            let text = why.downcast_ref::<String>().cloned();
-            failed.push(
-                text.or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default(),
-            );
+        let what = what(&case);
+        if let Err(why) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one(case))) {
+            let text = why.downcast_ref::<String>().map(String::as_str);
+            failed.push(format!("{what}: {}", text.or(why.downcast_ref().copied()).unwrap_or_default()));
         }
     }
     eprintln!("{matrix}: {} of {len} cases", wanted.len());

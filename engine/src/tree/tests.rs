@@ -94,7 +94,7 @@ fn every_kind_of_entry_round_trips() {
         listed,
         lost,
         unknown,
-        plain(b"d", Kind::Directory, Detail::Directory { node: BlobId([3; 32]), below }),
+        plain(b"d", Kind::Directory, Detail::Directory { node: BlobId([3; 32]), below, partial: true }),
         plain(b"e", Kind::Symlink, Detail::Symlink(vec![b'x'; 5000])),
         plain(b"f", Kind::Fifo, Detail::Special),
         plain(b"g", Kind::Socket, Detail::Special),

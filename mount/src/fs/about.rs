@@ -3,6 +3,7 @@
 //! ```text
 //! .plakar/statistics.json, statistics.txt    what it has done so far; another file each time
 //! .plakar/snapshots/<name>.json              the header of each snapshot
+//! .plakar/hosts, ids, …                      the views, to which links at the root lead
 //! ```
 //!
 //! The attributes are given when asked for by name and never listed, or copies would carry them along:
@@ -24,10 +25,10 @@ use super::inodes::Inode;
 use super::tree::Dir;
 use crate::cache::FrameCounts;
 use crate::error::FsError;
-use crate::view::{Folder, Item, Shown, Target, Text, View, cookie_of, cookie_of_name, timestamp};
+use crate::view::{Folder, HIDDEN, Item, Shown, Target, Text, View, cookie_of, cookie_of_name, timestamp};
 
 /// The directory.
-pub(super) const FOLDER: &[u8] = b".plakar";
+pub(super) const FOLDER: &[u8] = HIDDEN;
 const SNAPSHOTS: &[u8] = b".plakar/snapshots";
 const PREFIX: &[u8] = b"user.plakar.";
 /// Bytes of a file that are verified under one deadline.
@@ -151,7 +152,8 @@ impl SnapshotFs {
             FOLDER => {
                 let status = self.status();
                 let folder = Target::Folder(SNAPSHOTS.into());
-                vec![
+                let views = view.folder(FOLDER).map(|f| f.items().to_vec()).unwrap_or_default();
+                let own = [
                     text("statistics.json", pretty(&status), now),
                     text("statistics.txt", status.text().into_bytes(), now),
                     Item {
@@ -159,7 +161,8 @@ impl SnapshotFs {
                         cookie: cookie_of_name(b"snapshots"),
                         target: folder,
                     },
-                ]
+                ];
+                own.into_iter().chain(views).collect()
             }
             SNAPSHOTS => {
                 let header = |shown: &Shown| {

@@ -53,6 +53,7 @@ impl SnapshotFs {
             Place::Whole(inode) => inode,
             Place::Entry(at) if at.is_directory => Inode::Directory(self.dir(ino).await?),
             Place::Entry(at) => Inode::Leaf(self.dir(at.dir).await?, at.position),
+            Place::Name(names, rank) => Inode::Link(Arc::new(names.link(rank))),
         })
     }
 
@@ -61,12 +62,13 @@ impl SnapshotFs {
         let directory = |ino| match self.inodes.place(ino).ok()? {
             Place::Whole(Inode::Directory(dir)) => Some(dir),
             Place::Entry(at) => self.dirs.get(ino, &at),
-            Place::Whole(_) => None,
+            Place::Whole(_) | Place::Name(..) => None,
         };
         match self.inodes.place(ino).ok()? {
             Place::Whole(inode) => Some(inode),
             Place::Entry(at) if at.is_directory => directory(ino).map(Inode::Directory),
             Place::Entry(at) => directory(at.dir).map(|dir| Inode::Leaf(dir, at.position)),
+            Place::Name(names, rank) => Some(Inode::Link(Arc::new(names.link(rank)))),
         }
     }
 
@@ -83,7 +85,7 @@ impl SnapshotFs {
                     below.push((next, at.position));
                     next = at.dir;
                 }
-                Place::Whole(_) | Place::Entry(_) => return Err(FsError::NotDirectory),
+                Place::Whole(_) | Place::Entry(_) | Place::Name(..) => return Err(FsError::NotDirectory),
             }
         };
         while let Some((ino, position)) = below.pop() {

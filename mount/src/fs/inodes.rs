@@ -18,6 +18,7 @@ use plakar_engine::crypto::Keyring;
 use plakar_engine::id::ObjectId;
 use plakar_engine::tree::{Detail, Entry};
 
+use super::names::Names;
 use super::tree::Dir;
 use crate::error::FsError;
 use crate::view::{Link, Text};
@@ -141,6 +142,12 @@ impl Numbers {
         Identity { hash, kind: Numbering::Own }
     }
 
+    /// The link of a rank among names of a view.
+    pub(crate) fn of_name(&self, names: &Names, rank: u32) -> Identity {
+        let hash = self.hash(&[b"names", names.id(), &(rank >> 16).to_le_bytes()]);
+        Identity { hash, kind: Numbering::Leaf(rank as u16) }
+    }
+
     /// A directory of a view.
     pub(crate) fn of_folder(&self, path: &[u8]) -> Identity {
         Identity { hash: self.hash(&[b"folder", path]), kind: Numbering::Own }
@@ -184,6 +191,8 @@ pub(crate) enum Place {
     Whole(Inode),
     /// To the entry at a position of a directory.
     Entry(At),
+    /// To the link of a rank.
+    Name(Arc<Names>, u32),
 }
 
 /// A position in a directory of a snapshot.
@@ -225,12 +234,20 @@ enum To {
 /// The entries of one directory, or 65,536 of them.
 #[derive(Debug)]
 struct Block {
-    /// The directory's number.
-    dir: u64,
+    of: Of,
     check: u32,
     lookups: Lookups,
     /// Position of its first entry, in blocks.
     start: u16,
+}
+
+/// What the entries of a block stand in.
+#[derive(Clone, Debug)]
+enum Of {
+    /// A directory of a snapshot, by its number.
+    Directory(u64),
+    /// Names in a view.
+    Names(Arc<Names>),
 }
 
 /// How often the kernel was given something. Nobody counts so far; if somebody does, it is held for ever.
@@ -238,8 +255,10 @@ struct Block {
 struct Lookups(u32);
 
 impl Lookups {
-    fn add(&mut self) {
+    /// Whether it is the first one.
+    fn add(&mut self) -> bool {
         self.0 = self.0.saturating_add(1);
+        self.0 == 1
     }
 
     /// Whether none is left.
@@ -285,7 +304,10 @@ impl Shard {
         }
         let Slot::Occupied(mut block) = self.blocks.entry(block_of(ino)) else { return None };
         let is_free = block.get_mut().lookups.take(lookups);
-        is_free.then(|| block.remove().dir)
+        match is_free.then(|| block.remove().of)? {
+            Of::Directory(dir) => Some(dir),
+            Of::Names(_) => None,
+        }
     }
 }
 
@@ -323,7 +345,13 @@ impl Inodes {
         }
         let block = shard.blocks.get(&block_of(ino)).ok_or(FsError::Stale)?;
         let position = u32::from(block.start) << 16 | u32::from(ino as u16);
-        Ok(Place::Entry(At { dir: block.dir, position, is_directory: ino & HIGH != 0, check: block.check }))
+        Ok(match &block.of {
+            Of::Directory(dir) => {
+                let (dir, is_directory) = (*dir, ino & HIGH != 0);
+                Place::Entry(At { dir, position, is_directory, check: block.check })
+            }
+            Of::Names(names) => Place::Name(names.clone(), position),
+        })
     }
 
     /// The root of the mount, when it is a directory of a snapshot.
@@ -356,41 +384,47 @@ impl Inodes {
             let to = To::Whole(Box::new(inode(ino)));
             Held { to, check: identity.check(), lookups: Lookups::default() }
         };
-        shard.rows.entry(ino).or_insert_with(new).lookups.add();
+        let _also_the_first = shard.rows.entry(ino).or_insert_with(new).lookups.add();
         ino
     }
 
     /// Counts one more lookup of what stands at a position of a directory of a snapshot, which must be held itself.
     pub(crate) fn hold_entry(&self, identity: &Identity, dir: u64, position: u32) -> u64 {
-        let (ino, mut shard) = self.number(identity);
-        let check = identity.check();
-        let is_new = if identity.low().is_some() {
-            let new = || Block { dir, start: (position >> 16) as u16, check, lookups: Lookups::default() };
-            let block = shard.blocks.entry(block_of(ino)).or_insert_with(new);
-            block.lookups.add();
-            block.lookups.0 == 1
+        let (ino, is_new) = if identity.low().is_some() {
+            self.hold_in_block(identity, || Of::Directory(dir), position)
         } else {
             // A name of a file that has several: the file has a number of its own.
-            let new = || Held { to: To::Entry(dir, position), check, lookups: Lookups::default() };
-            let held = shard.rows.entry(ino).or_insert_with(new);
-            held.lookups.add();
-            held.lookups.0 == 1
+            let (ino, mut shard) = self.number(identity);
+            let (to, check) = (To::Entry(dir, position), identity.check());
+            let new = || Held { to, check, lookups: Lookups::default() };
+            (ino, shard.rows.entry(ino).or_insert_with(new).lookups.add())
         };
-        drop(shard);
         if is_new {
             self.hold_again(dir);
         }
         ino
     }
 
+    /// Counts one more lookup of the link of a rank.
+    pub(crate) fn hold_name(&self, identity: &Identity, names: &Arc<Names>, rank: u32) -> u64 {
+        self.hold_in_block(identity, || Of::Names(names.clone()), rank).0
+    }
+
+    /// The number of what stands at a position, and whether nothing of its block was held before.
+    fn hold_in_block(&self, identity: &Identity, of: impl FnOnce() -> Of, position: u32) -> (u64, bool) {
+        let (ino, mut shard) = self.number(identity);
+        let (start, check) = ((position >> 16) as u16, identity.check());
+        let new = || Block { of: of(), start, check, lookups: Lookups::default() };
+        (ino, shard.blocks.entry(block_of(ino)).or_insert_with(new).lookups.add())
+    }
+
     /// Counts one more lookup of a directory that is held.
     fn hold_again(&self, ino: u64) {
         let mut shard = self.shard(ino);
-        if let Some(held) = shard.rows.get_mut(&ino) {
-            held.lookups.add();
-        } else if let Some(block) = shard.blocks.get_mut(&block_of(ino)) {
-            block.lookups.add();
-        }
+        let _never_the_first = match shard.rows.get_mut(&ino) {
+            Some(held) => held.lookups.add(),
+            None => shard.blocks.get_mut(&block_of(ino)).is_some_and(|block| block.lookups.add()),
+        };
     }
 
     /// Takes back lookups; the last one frees the number, and the directory that it stands in.
@@ -454,7 +488,7 @@ mod tests {
     fn at(inodes: &Inodes, ino: u64) -> (u64, u32, bool) {
         match inodes.place(ino).unwrap() {
             Place::Entry(At { dir, position, is_directory, .. }) => (dir, position, is_directory),
-            Place::Whole(inode) => panic!("{inode:?}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -12,8 +12,9 @@ use plakar_engine::tree::{Detail, Entry};
 use super::attr::Shape;
 use super::folders::Run;
 use super::inodes::Inode;
+use super::names::Names;
 use super::tree::Dir;
-use super::{Attr, Holds, ROOT, SnapshotFs};
+use super::{Attr, Holds, ROOT, SnapshotFs, name_of};
 use crate::error::FsError;
 use crate::view::{Folder, Item as ViewItem, Link, Target, View, join};
 
@@ -63,7 +64,7 @@ impl Batch {
         match &self.0 {
             Entries::Dots(_, skip) => 2 - skip,
             Entries::Tree { run, from, .. } => run.entries.len() - from,
-            Entries::View { folder, from, .. } => folder.items().len() - from,
+            Entries::View { folder, from, .. } => folder.len() - from,
             Entries::End => 0,
         }
     }
@@ -91,6 +92,18 @@ impl SnapshotFs {
                     Some(run) => {
                         let from = (position - run.start) as usize;
                         Entries::Tree { dir, run, from }
+                    }
+                    None if dir.entry.is_partial() => {
+                        // Whoever took this for all would remove elsewhere what is missing here.
+                        let (snapshot, path) = name_of(&dir, None);
+                        let reason = dir.entry.error.as_deref().unwrap_or("for an unknown reason");
+                        tracing::error!(
+                            snapshot,
+                            path,
+                            reason,
+                            "not all of it could be listed when it was backed up"
+                        );
+                        return Err(FsError::Failed);
                     }
                     None => Entries::End,
                 }))
@@ -140,7 +153,19 @@ impl SnapshotFs {
                 Some(Item { name: &entry.name, cookie, attr, holds: Holds::ForEver, dot: false })
             }
             Entries::View { view, folder, path, from } => {
-                let item = folder.items().get(from + place)?;
+                let at = from + place;
+                let Some(item) = folder.items().get(at) else {
+                    let names = folder.names.as_ref()?;
+                    let (rank, cookie) = names.listed(at - folder.items().len())?;
+                    let attr = match hold {
+                        true => self.hold_name(names, rank),
+                        false => {
+                            self.attr_of_name(self.numbers.of_name(names, rank).first_number(), names, rank)
+                        }
+                    };
+                    let (name, holds) = (names.name(rank), Holds::WithTheView);
+                    return Some(Item { name, cookie, attr, holds, dot: false });
+                };
                 let attr = match hold {
                     true => self.hold_item(view, path, item),
                     false => self.number_item(path, item),
@@ -197,6 +222,17 @@ impl SnapshotFs {
     /// Holds the inode of a link in a view.
     pub(super) fn hold_link(&self, path: &[u8], link: &Arc<Link>) -> Attr {
         let ino = self.inodes.hold(&self.numbers.of_link(path, link), |_| Inode::Link(link.clone()));
+        self.owners.attr_of_view(ino, Shape::Link(link.to.len()), link.mtime)
+    }
+
+    /// Holds the inode of the link of a rank.
+    pub(super) fn hold_name(&self, names: &Arc<Names>, rank: u32) -> Attr {
+        let ino = self.inodes.hold_name(&self.numbers.of_name(names, rank), names, rank);
+        self.attr_of_name(ino, names, rank)
+    }
+
+    fn attr_of_name(&self, ino: u64, names: &Names, rank: u32) -> Attr {
+        let link = names.link(rank);
         self.owners.attr_of_view(ino, Shape::Link(link.to.len()), link.mtime)
     }
 

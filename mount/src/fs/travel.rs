@@ -11,7 +11,7 @@ use jiff::Zoned;
 use plakar_engine::id::ObjectId;
 use plakar_engine::tree::{Detail, Entry};
 
-use super::history::{covers, parts};
+use super::history::{self, covers, parts};
 use super::tree::Dir;
 use super::{Holds, Lookup, SnapshotFs, about};
 use crate::config::What;
@@ -61,6 +61,10 @@ impl SnapshotFs {
     ) -> Result<Lookup, FsError> {
         if folder.is_empty() && name == about::FOLDER {
             let attr = self.hold_folder(view, &about::FOLDER.into());
+            return Ok(Lookup::Found { attr, holds: Holds::WithTheView });
+        }
+        if folder == about::FOLDER && name == history::OF_HOSTS {
+            let attr = self.hold_folder(view, &view::join(folder, name).into());
             return Ok(Lookup::Found { attr, holds: Holds::WithTheView });
         }
         let Some(listed) = view.folder(folder) else { return self.lookup_version(view, folder, name).await };

@@ -74,7 +74,7 @@ fn a_prefix_leads_to_one_snapshot_or_nowhere() {
 fn cookies_rise_and_belong_to_names() {
     let mut all: Vec<_> = (0..50).map(|i| snapshot([i; 32], 1_000_000 + i64::from(i / 10) * 1000)).collect();
     let cookies = |view: &View| -> HashMap<Arc<[u8]>, u64> {
-        let items = &view.folder(b"hosts/%").expect("a folder").items();
+        let items = &view.folder(b".plakar/hosts/%").expect("a folder").items();
         assert!(items.windows(2).all(|w| w[0].cookie < w[1].cookie));
         items.iter().map(|i| (i.name.clone(), i.cookie)).collect()
     };
@@ -93,13 +93,13 @@ fn only_what_changed_gets_a_new_time() {
     let mut second = view(&[snapshot([1; 32], 5), snapshot([2; 32], 6)]);
     let changes = second.succeed(&first, 100);
     let folders: Vec<_> = changes.iter().map(|c| &c.folder[..]).collect();
-    assert!(folders.contains(&&b""[..]) && folders.contains(&&b"ids"[..]));
-    assert!(!folders.contains(&&b"hosts"[..]));
+    assert!(folders.contains(&&b""[..]) && folders.contains(&&b".plakar/ids"[..]));
+    assert!(!folders.contains(&&b".plakar/hosts"[..]));
     let time = |view: &View, folder: &[u8]| view.folder(folder).expect("a folder").mtime;
-    assert_eq!(time(&second, b"hosts"), time(&first, b"hosts"));
-    assert_eq!(time(&second, b"ids"), timestamp(100));
+    assert_eq!(time(&second, b".plakar/hosts"), time(&first, b".plakar/hosts"));
+    assert_eq!(time(&second, b".plakar/ids"), timestamp(100));
     // A clock that stands still, or goes back, gives a new time all the same.
     let mut third = view(&[snapshot([2; 32], 6)]);
     third.succeed(&second, 3);
-    assert_eq!(time(&third, b"ids"), timestamp(101));
+    assert_eq!(time(&third, b".plakar/ids"), timestamp(101));
 }

@@ -26,15 +26,32 @@ fn of_id(snapshot: ObjectId) -> FsConfig {
     FsConfig { what: What::Snapshot { snapshot, path: Some(b"/".to_vec()) }, ..FsConfig::default() }
 }
 
+/// Walks a path as the kernel does: links on the way are followed, the last one is not.
 pub(crate) async fn find(fs: &Arc<SnapshotFs>, path: &str) -> Result<Attr, FsError> {
-    let mut attr = fs.attributes(ROOT).await?;
-    for name in path.split('/').filter(|p| !p.is_empty()) {
-        match fs.lookup(attr.ino, name.as_bytes()).await? {
-            Lookup::Found { attr: found, .. } => attr = found,
-            Lookup::Missing { .. } => return Err(FsError::NotFound),
+    // Where each directory on the way is, the root first.
+    let mut way = vec![fs.attributes(ROOT).await?];
+    let mut rest: Vec<String> = path.split('/').rev().map(String::from).collect();
+    while let Some(name) = rest.pop() {
+        match name.as_str() {
+            "" | "." => continue,
+            ".." => {
+                way.truncate(way.len().saturating_sub(1).max(1));
+                continue;
+            }
+            _ => {}
+        }
+        let here = way.last().unwrap().ino;
+        let Lookup::Found { attr, .. } = fs.lookup(here, name.as_bytes()).await? else {
+            return Err(FsError::NotFound);
+        };
+        if attr.kind == Kind::Symlink && !rest.is_empty() {
+            let target = String::from_utf8(fs.read_link(attr.ino).await?.to_vec()).unwrap();
+            rest.extend(target.split('/').rev().map(String::from));
+        } else {
+            way.push(attr);
         }
     }
-    Ok(attr)
+    Ok(*way.last().unwrap())
 }
 
 /// Names, cookies and numbers, listed in parts of at most `step` entries.
@@ -54,7 +71,8 @@ async fn list(fs: &Arc<SnapshotFs>, ino: u64, step: usize) -> Vec<(String, u64, 
 }
 
 pub(crate) async fn names(fs: &Arc<SnapshotFs>, path: &str) -> Vec<String> {
-    let ino = find(fs, path).await.unwrap().ino;
+    // What it leads to, as `ls` with a slash at the end.
+    let ino = find(fs, &format!("{path}/.")).await.unwrap().ino;
     list(fs, ino, 1000).await.into_iter().map(|(n, ..)| n).filter(|n| n != "." && n != "..").collect()
 }
 
@@ -270,14 +288,18 @@ async fn views_lead_to_snapshots() {
     assert!(snapshots[0].ends_with(&format!("_{}", old.id.short())), "{snapshots:?}");
     assert!(snapshots[0].starts_with("1970-01-01T"), "{snapshots:?}");
     assert_eq!(link(&fs, "latest").await, format!("snapshots/{}", snapshots[1]));
-    assert_eq!(link(&fs, &format!("ids/{}", old.id)).await, format!("../snapshots/{}", snapshots[0]));
-    let mut host = names(&fs, "hosts/a%2Fb").await;
+    assert_eq!(link(&fs, "ids").await, ".plakar/ids");
+    assert_eq!(
+        link(&fs, &format!(".plakar/ids/{}", old.id)).await,
+        format!("../../snapshots/{}", snapshots[0])
+    );
+    let mut host = names(&fs, ".plakar/hosts/a%2Fb").await;
     host.sort();
     assert_eq!(host, [&snapshots[0][..], "by-path", "latest", "versions"]);
-    assert_eq!(link(&fs, "hosts/host/latest").await, format!("../../snapshots/{}", snapshots[1]));
-    assert_eq!(names(&fs, "tags").await, ["daily"]);
-    assert_eq!(names(&fs, "sources").await, ["srv_data"]);
-    assert_eq!(names(&fs, "sources/srv_data").await.len(), 3);
+    assert_eq!(link(&fs, ".plakar/hosts/host/latest").await, format!("../../../snapshots/{}", snapshots[1]));
+    assert_eq!(names(&fs, ".plakar/tags").await, ["daily"]);
+    assert_eq!(names(&fs, ".plakar/sources").await, ["srv_data"]);
+    assert_eq!(names(&fs, ".plakar/sources/srv_data").await.len(), 3);
     // As in Plakar, unlisted.
     assert_eq!(link(&fs, &new.id.short()).await, format!("snapshots/{}", snapshots[1]));
     assert_eq!(link(&fs, &new.id.to_string()).await, format!("snapshots/{}", snapshots[1]));

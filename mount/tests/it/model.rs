@@ -136,9 +136,9 @@ impl Model {
         let mut names = BTreeMap::new();
         match path {
             "" => {
-                for name in ["ids", "snapshots"] {
-                    names.insert(name.as_bytes().to_vec(), Thing::Folder(name.into()));
-                }
+                names.insert(b"snapshots".to_vec(), Thing::Folder("snapshots".into()));
+                let (name, thing) = link("ids", ".plakar/ids".into());
+                names.insert(name, thing);
                 if let Some((_, newest)) = self.shown.last_key_value() {
                     let (name, thing) = link("latest", format!("snapshots/{}", self.snapshot_name(newest)));
                     names.insert(name, thing);
@@ -149,10 +149,10 @@ impl Model {
                     .values()
                     .map(|id| (self.snapshot_name(id).as_bytes().to_vec(), Thing::Node(*id, Vec::new()))),
             ),
-            "ids" => names.extend(
+            ".plakar/ids" => names.extend(
                 self.shown
                     .values()
-                    .map(|id| link(&id.to_string(), format!("../snapshots/{}", self.snapshot_name(id)))),
+                    .map(|id| link(&id.to_string(), format!("../../snapshots/{}", self.snapshot_name(id)))),
             ),
             _ => {}
         }
@@ -170,13 +170,14 @@ impl Model {
             Lookup::Found { attr, .. } => Some(attr.ino),
             Lookup::Missing { .. } => None,
         };
-        let ids = find(ROOT, b"ids").await.unwrap();
+        let hidden = find(ROOT, b".plakar").await.unwrap();
+        let ids = find(hidden, b"ids").await.unwrap();
         let link = find(ids, id.to_string().as_bytes()).await.expect("a new snapshot is there");
         let target = self.fs.read_link(link).await.unwrap();
-        let name = target.strip_prefix(b"../snapshots/").unwrap().to_vec();
+        let name = target.strip_prefix(b"../../snapshots/").unwrap().to_vec();
         assert!(name.ends_with(format!("_{}", id.short()).as_bytes()));
         self.names.insert(id, String::from_utf8(name).unwrap());
-        [ids, link].into_iter().for_each(|ino| self.fs.forget(ino, 1));
+        [hidden, ids, link].into_iter().for_each(|ino| self.fs.forget(ino, 1));
     }
 
     /// What a directory holds, by the model: names in the order of their bytes.
@@ -461,7 +462,10 @@ impl Model {
         if let Some(id) = new {
             self.learn_name(id).await;
         }
-        assert!(changes.iter().any(|c| &*c.folder == b"snapshots" || &*c.folder == b"ids"), "{changes:?}");
+        assert!(
+            changes.iter().any(|c| &*c.folder == b"snapshots" || &*c.folder == b".plakar/ids"),
+            "{changes:?}"
+        );
         let leads_elsewhere = newest != self.shown.last_key_value().map(|(time, _)| *time);
         if leads_elsewhere {
             assert!(self.fs.attributes(ROOT).await.unwrap().mtime > before);

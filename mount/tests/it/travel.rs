@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use plakar_engine::meta::Kind;
 use plakar_engine::snapshot::Snapshot;
 use plakar_mount::config::FsConfig;
 use plakar_mount::fs::{Holds, Lookup, ROOT, SnapshotFs};
@@ -89,8 +90,8 @@ async fn a_name_with_a_time_is_what_stood_there_then() {
     // At the root and in the views.
     assert_eq!(link(&fs, "@latest~1").await, format!("snapshots/{}", s[3]));
     assert_eq!(link(&fs, "latest@2026-01-12").await, format!("snapshots/{}", s[2]));
-    assert_eq!(link(&fs, "hosts/web/@2026-01-12").await, format!("../../snapshots/{}", s[1]));
-    assert_eq!(link(&fs, "hosts/db/latest@now").await, format!("../../snapshots/{}", s[2]));
+    assert_eq!(link(&fs, "hosts/web/@2026-01-12").await, format!("../../../snapshots/{}", s[1]));
+    assert_eq!(link(&fs, "hosts/db/latest@now").await, format!("../../../snapshots/{}", s[2]));
     assert_eq!(find(&fs, "hosts/db/@2026-01-10").await, Err(FsError::NotFound));
     // Never listed, never kept.
     assert_eq!(names(&fs, &etc).await, ["passwd", "sub", "sub@latest"]);
@@ -152,10 +153,10 @@ async fn versions_list_each_change_once() {
     assert_eq!(versions("versions/etc/sub/deep").await, [&s[0][..], &s[1]]);
     assert_eq!(versions("versions").await.len(), 5);
     let one = format!("versions/etc/passwd/{}", s[2]);
-    assert_eq!(link(&fs, &one).await, format!("../../../snapshots/{}/etc/passwd", s[2]));
+    assert_eq!(link(&fs, &one).await, format!("../../../../snapshots/{}/etc/passwd", s[2]));
     let one = format!("hosts/web/versions/etc/passwd/{}", s[0]);
-    assert_eq!(link(&fs, &one).await, format!("../../../../../snapshots/{}/etc/passwd", s[0]));
-    assert_eq!(link(&fs, "versions/etc/new/latest").await, format!("../../../snapshots/{}/etc/new", s[1]));
+    assert_eq!(link(&fs, &one).await, format!("../../../../../../snapshots/{}/etc/passwd", s[0]));
+    assert_eq!(link(&fs, "versions/etc/new/latest").await, format!("../../../../snapshots/{}/etc/new", s[1]));
     for none in ["versions/etc/none", "versions/passwd", "versions/etc/passwd/x", "hosts/db/versions/etc/sub"]
     {
         assert_eq!(find(&fs, none).await, Err(FsError::NotFound), "{none}");
@@ -177,8 +178,49 @@ async fn a_known_path_finds_a_file_of_an_unknown_time() {
     assert_eq!(sorted("hosts/db/by-path/etc").await, ["passwd"]);
     assert_eq!(sorted("by-path/etc/new").await, [&s[1][..], "latest"]);
     assert_eq!(sorted("by-path/etc/sub").await, ["deep"]);
-    assert_eq!(link(&fs, "by-path/etc/new/latest").await, format!("../../../snapshots/{}/etc/new", s[1]));
-    assert_eq!(find(&fs, "by-path/none").await, Err(FsError::NotFound));
+    assert_eq!(link(&fs, "by-path/etc/new").await, "../../2/etc/new");
+    assert_eq!(
+        link(&fs, "by-path/etc/new/latest").await,
+        format!("../../../../../snapshots/{}/etc/new", s[1])
+    );
+    for none in ["by-path/none", "by-path/etc/none", "by-path/etc/new/none", ".plakar/by-path/1/none"] {
+        assert_eq!(find(&fs, none).await, Err(FsError::NotFound), "{none}");
+    }
+}
+
+/// What is met by whoever goes through all directories below one, and not through links.
+async fn met(fs: &Arc<SnapshotFs>, path: &str) -> Vec<String> {
+    let (mut met, mut open) = (Vec::new(), vec![path.to_owned()]);
+    while let Some(path) = open.pop() {
+        for name in names(fs, &path).await {
+            let path = format!("{path}/{name}");
+            if find(fs, &path).await.unwrap().kind == Kind::Directory {
+                open.push(path.clone());
+            }
+            met.push(path);
+        }
+    }
+    met
+}
+
+#[tokio::test]
+async fn nothing_derived_is_reached_by_recursion() {
+    let store = TestStore::new().await;
+    let empty = open(&store, FsConfig::default()).await;
+    assert_eq!(met(&empty, "").await.len(), 7);
+    for path in ["by-path", "versions", "hosts", ".plakar/host"] {
+        assert_eq!(names(&empty, path).await.len(), 0, "{path}");
+    }
+    five(&store).await;
+    let fs = open(&store, FsConfig::default()).await;
+    let (all, real) = (met(&fs, "").await, met(&fs, "snapshots").await);
+    // And `latest`, `snapshots` and a link for each of the views.
+    assert_eq!(all.len(), real.len() + 8);
+    // Where somebody begins in what is derived, he does not get far.
+    for (path, most) in [("by-path", 1), ("versions", 6), ("hosts/web", 7), ("hosts", 20), (".plakar", 60)] {
+        let met = met(&fs, path).await;
+        assert!(!met.is_empty() && met.len() <= most, "{path}: {met:?}");
+    }
 }
 
 #[tokio::test]
@@ -221,6 +263,8 @@ async fn a_mount_tells_about_itself() {
     assert!(!names(&fs, "").await.contains(&".plakar".into()));
     let mut about = names(&fs, ".plakar").await;
     about.sort();
+    let views = ["by-path", "hosts", "ids", "sources", "tags", "versions"];
+    about.retain(|name| !views.contains(&name.as_str()));
     assert_eq!(about, ["snapshots", "statistics.json", "statistics.txt"]);
     let read = async |path: &str| text(&fs, path).await.unwrap();
     let first: serde_json::Value = serde_json::from_str(&read(".plakar/statistics.json").await).unwrap();

@@ -68,7 +68,11 @@ impl Opened {
         ahead: &Ahead<'_>,
         page_key: &[u8; 32],
     ) -> Result<Option<Entries>, ImportError> {
-        let (mut found, mut held) = (Vec::new(), 0);
+        if self.listing.is_none() && !self.begun && self.ready.len() < build::PAGE_LEAST {
+            self.begun = true;
+            return Ok(Some(Entries { found: std::mem::take(&mut self.ready).into(), all: true }));
+        }
+        let (mut found, mut held) = (Vec::with_capacity(self.ready.len()), 0);
         loop {
             while let Some(next) = self.ready.front() {
                 if next.is_kept() {
@@ -174,6 +178,7 @@ impl<'a> Ahead<'a> {
         let Some(listing) = &mut opened.listing else { return Ok(false) };
         let listed = listing.more(SOME)?;
         let before = opened.ready.len();
+        opened.ready.reserve(listed.len());
         let is_end = listed.len() < SOME;
         let known = |id: &BlobId| self.run.is_known(id);
         let at = opened.trail.path_of(b"/", b"");

@@ -286,8 +286,13 @@ impl Directory {
                 assembly.previous.stage_huge(&self.trail, self.above(), node, &parts, &self.known);
             }
         }
+        let partial = self.broken.get().is_some() || self.own.is_partial();
         let error = self.broken.get().or(self.own.error.as_ref()).cloned();
-        Ok(Entry { detail: Detail::Directory { node, below: done.below }, error, ..self.own.clone() })
+        Ok(Entry {
+            detail: Detail::Directory { node, below: done.below, partial },
+            error,
+            ..self.own.clone()
+        })
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) struct Known {
 pub(super) struct Before {
     node: BlobId,
     parts: Vec<Part>,
-    entries: std::iter::Peekable<std::vec::IntoIter<Then>>,
+    entries: std::vec::IntoIter<Then>,
     rest: VecDeque<More>,
 }
 
@@ -73,7 +73,7 @@ enum More {
 impl Before {
     fn new(node: BlobId, entries: Vec<Then>) -> Self {
         let (parts, rest) = (Vec::new(), VecDeque::new());
-        Self { node, parts, entries: entries.into_iter().peekable(), rest }
+        Self { node, parts, entries: entries.into_iter(), rest }
     }
 
     /// What is known of the directory as a whole.
@@ -87,10 +87,11 @@ impl Before {
         previous: &Previous,
         is_wanted: impl Fn(&Entry) -> bool,
     ) -> Option<Then> {
-        while self.entries.peek().is_none() {
-            self.entries = previous.some(self.rest.pop_front()?).into_iter().peekable();
+        while self.entries.as_slice().is_empty() {
+            self.entries = previous.some(self.rest.pop_front()?).into_iter();
         }
-        self.entries.next_if(|(_, e)| is_wanted(e))
+        let is_next = self.entries.as_slice().first().is_some_and(|(_, e)| is_wanted(e));
+        is_next.then(|| self.entries.next()).flatten()
     }
 }
 

@@ -132,7 +132,7 @@ impl Walk<'_> {
 
     fn own_entry(&self, now: &SourceEntry) -> Entry {
         let node = BlobId([0; 32]);
-        self.assembly.entry(now, Detail::Directory { node, below: Default::default() })
+        self.assembly.entry(now, Detail::Directory { node, below: Default::default(), partial: false })
     }
 
     /// Begins one directory.
@@ -159,6 +159,8 @@ impl Walk<'_> {
             Err(e) => {
                 assembly.report(&path, &e.to_string());
                 own.error = Some(e.to_string());
+                let (node, below) = (BlobId([0; 32]), Default::default());
+                own.detail = Detail::Directory { node, below, partial: true };
                 return self.empty(Begin { parent, trail, own });
             }
         };
