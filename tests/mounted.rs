@@ -473,3 +473,38 @@ fn a_directory_that_was_listed_in_part_fails_where_the_rest_would_be() {
     let copied = copy.arg("-a").arg(mount.path().join("closed")).arg(sandbox.path("copy")).output();
     assert!(!copied.unwrap().status.success());
 }
+
+#[test]
+fn a_store_that_is_mounted_in_the_source_is_left_out_unless_it_is_named() {
+    let sandbox = Sandbox::with_key_file();
+    fs::write(sandbox.path("file"), "text").unwrap();
+    sandbox.backup(&sandbox.path("file"));
+    let mount = MountGuard::new::<&str>(&sandbox, []);
+    let source = mount.path().parent().unwrap();
+    let name = mount.path().file_name().unwrap();
+    let entries = |path: &Path| {
+        let outcome =
+            sandbox.run([OsString::from("backup"), "-ignore".into(), "/**/home".into(), path.into()]);
+        let outcome = outcome.succeeds();
+        let listed = sandbox.run(["ls", "-recursive", "latest"]).succeeds();
+        (
+            outcome,
+            listed.text().lines().count(),
+            listed.text().lines().filter(|l| l.contains("mount 0/")).count(),
+        )
+    };
+    for _ in 0..3 {
+        let (outcome, _, in_it) = entries(source);
+        assert_eq!(in_it, 0);
+        outcome.says(&["a store is mounted there", name.to_str().unwrap()]);
+        eventually("the new snapshot is shown", || {
+            fs::read_dir(mount.path().join("snapshots")).unwrap().count() > 1
+        });
+    }
+    sandbox
+        .run([OsString::from("backup"), "-dry-run".into(), source.into()])
+        .succeeds()
+        .says(&["mounted there"]);
+    let (outcome, all, _) = entries(&mount.path().join("latest/"));
+    assert!(!outcome.stderr.contains("mounted there") && all > 3, "{outcome}");
+}

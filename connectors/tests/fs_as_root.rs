@@ -279,9 +279,20 @@ fn other_file_systems_are_left_out_but_those_asked_for() {
         let importer = FsImporter::new(paths, options).unwrap();
         assert_eq!(importer.roots().len(), 1);
         let list = list(&importer.directory(&importer.roots()[0]).unwrap()).unwrap();
-        list[0].1.as_ref().unwrap().mount_point
+        list[0].1.as_ref().unwrap().left_out.is_some()
     };
     let base = dir.path().to_path_buf();
+    let found = [
+        marked(vec![base.clone()], true),
+        marked(vec![base.clone()], false),
+        marked(vec![base.clone(), inside.join("deep")], true),
+    ];
+    unmount(&inside, UnmountFlags::DETACH).unwrap();
+    assert_eq!(found, [true, false, false]);
+    // The same file system at a second place is another one.
+    let elsewhere = tempfile::tempdir_in(dir.path().parent().unwrap()).unwrap();
+    rustix::mount::mount_bind(elsewhere.path(), &inside).unwrap();
+    fs::create_dir(inside.join("deep")).unwrap();
     let found = [
         marked(vec![base.clone()], true),
         marked(vec![base.clone()], false),

@@ -138,7 +138,7 @@ fn metadata_is_what_stat_says() {
     assert_eq!((entry.stamp.inode, entry.stamp.device), (stat.ino(), stat.dev()));
     assert_eq!((entry.links, listed[1].links), (2, 2));
     assert_eq!(entry.stamp, listed[1].stamp);
-    assert!(!entry.mount_point);
+    assert_eq!(entry.left_out, None);
     let file = open(dir.path()).open_file(b"file").unwrap();
     assert_eq!(file.now().unwrap(), (entry.meta.clone(), entry.stamp));
 }
@@ -361,10 +361,10 @@ fn mount_points_are_marked_when_asked_for() {
         let importer = FsImporter::new(paths, options).unwrap();
         assert_eq!(importer.roots(), [b"/"]);
         let list = entries(&importer.directory(b"/").unwrap());
-        list.iter().find(|e| e.name == b"proc").unwrap().mount_point
+        list.iter().find(|e| e.name == b"proc").unwrap().left_out.is_some()
     };
     assert!(marked(&["/"]));
     // Asked for by its own name, it belongs to the source, although the other root covers it.
     assert!(!marked(&["/", "/proc/self/task"]));
-    assert!(entries(&open(Path::new("/"))).iter().all(|e| !e.mount_point));
+    assert!(entries(&open(Path::new("/"))).iter().all(|e| e.left_out.is_none()));
 }

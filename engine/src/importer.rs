@@ -60,8 +60,17 @@ pub struct SourceEntry {
     pub sparse: bool,
     /// A symlink's target.
     pub target: Option<Vec<u8>>,
-    /// A directory on another file system than its parent: left empty under `-one-file-system`.
-    pub mount_point: bool,
+    /// Of a directory: why what is in it is no part of the source.
+    pub left_out: Option<LeftOut>,
+}
+
+/// Why what is in a directory is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftOut {
+    /// Another file system is mounted there, and only one was asked for.
+    OtherFileSystem,
+    /// A store is mounted there: with it every backup would back up all others once more.
+    OwnMount,
 }
 
 /// A name that was listed, and what could be learnt of it.

@@ -188,7 +188,7 @@ impl Fixture {
                 What::Symlink(t) => Some(t.clone()),
                 _ => None,
             },
-            mount_point: false,
+            left_out: None,
         }
     }
 }

@@ -2,12 +2,12 @@
 
 mod directory;
 mod file;
+mod mounts;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,12 +15,13 @@ use plakar_engine::importer::{ImportError, Importer, SourceDirectory, SourceEntr
 use rustix::fs::CWD;
 
 use directory::{FsDirectory, examine};
+use mounts::{Mount, OwnMounts};
 
 /// What to take of a source.
 #[derive(Clone, Copy, Debug)]
 pub struct FsImportOptions {
-    /// Leave directories empty that stand on another file system than their parent. The file systems of the given
-    /// paths, and those on the way to a path that stands below another one, belong to the source.
+    /// Leave directories empty where another file system is mounted, or the same one once more. What the given paths
+    /// stand on, and what is on the way to a path that stands below another one, belongs to the source.
     pub one_file_system: bool,
     /// Read extended attributes, and with them ACLs.
     pub xattrs: bool,
@@ -46,8 +47,9 @@ pub struct FsImporter {
 #[derive(Debug)]
 struct Source {
     options: FsImportOptions,
-    /// File systems that are part of the source wherever they are met, under `one_file_system`.
-    devices: HashSet<u64>,
+    /// Mounts that are part of the source, under `one_file_system`.
+    mounts: HashSet<Mount>,
+    own_mounts: OwnMounts,
 }
 
 impl FsImporter {
@@ -81,20 +83,20 @@ impl FsImporter {
         // By components, so that what is below a path follows it at once.
         resolved.sort_unstable();
         let mut roots: Vec<PathBuf> = Vec::new();
-        let mut devices = HashSet::new();
+        let mut mounts = HashSet::new();
         for path in resolved {
             let Some(root) = roots.last().filter(|r| path.starts_with(r)) else {
                 roots.push(path);
                 continue;
             };
             for step in path.ancestors().take_while(|p| p != root).filter(|_| options.one_file_system) {
-                devices.insert(fs::symlink_metadata(step).map_err(|e| failed(step, e))?.dev());
+                mounts.insert(Mount::of(CWD, step).map_err(|e| failed(step, e.into()))?);
             }
         }
         Ok(Self {
             origin: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             roots: roots.into_iter().map(|r| r.into_os_string().into_vec()).collect(),
-            source: Arc::new(Source { options, devices }),
+            source: Arc::new(Source { options, mounts, own_mounts: OwnMounts::default() }),
             users: Names::default(),
             groups: Names::default(),
         })

@@ -128,7 +128,7 @@ impl Node {
             links,
             sparse: self.meta.kind == Kind::Regular && held < self.meta.size,
             target,
-            mount_point: false,
+            left_out: None,
         }
     }
 }

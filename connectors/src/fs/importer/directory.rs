@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use plakar_engine::importer::{ImportError, Listed, Listing, SourceDirectory, SourceEntry, SourceFile};
+use plakar_engine::importer::{
+    ImportError, LeftOut, Listed, Listing, SourceDirectory, SourceEntry, SourceFile,
+};
 use plakar_engine::meta::{Kind, Xattr};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, fstat, openat, readlinkat, seek, statat};
 use rustix::io::{Errno, retry_on_intr};
@@ -14,6 +16,7 @@ use rustix::path::Arg;
 
 use super::Source;
 use super::file::FsFile;
+use super::mounts::Mount;
 use crate::fs::stat;
 use crate::fs::xattr::{Subject, path_in};
 
@@ -61,7 +64,7 @@ pub(super) fn examine(directory: BorrowedFd<'_>, name: impl Arg + Copy) -> Resul
         links: stat.st_nlink,
         sparse: meta.kind == Kind::Regular && (stat.st_blocks as u64).saturating_mul(512) < meta.size,
         target,
-        mount_point: false,
+        left_out: None,
         meta,
     })
 }
@@ -69,8 +72,9 @@ pub(super) fn examine(directory: BorrowedFd<'_>, name: impl Arg + Copy) -> Resul
 /// One open directory.
 pub(super) struct FsDirectory {
     fd: OwnedFd,
-    /// Its own file system, asked for only where it matters.
-    device: Option<u64>,
+    device: u64,
+    /// What it stands on, asked for only where it matters.
+    mount: Option<Mount>,
     source: Arc<Source>,
     /// Held while the names are read: the handle has one position.
     listing: Mutex<()>,
@@ -83,11 +87,13 @@ impl FsDirectory {
         source: &Arc<Source>,
     ) -> Result<Self, ImportError> {
         let fd = open(above, name, OFlags::DIRECTORY)?;
-        let device = match source.options.one_file_system {
-            true => Some(fstat(&fd).map_err(|e| failed("stat", e))?.st_dev),
+        let stat = |e| failed("stat", e);
+        let device = fstat(&fd).map_err(stat)?.st_dev;
+        let mount = match source.options.one_file_system {
+            true => Some(Mount::of(fd.as_fd(), c"").map_err(stat)?),
             false => None,
         };
-        Ok(Self { fd, device, source: source.clone(), listing: Mutex::new(()) })
+        Ok(Self { fd, device, mount, source: source.clone(), listing: Mutex::new(()) })
     }
 
     /// The names, in the order of bytes.
@@ -113,11 +119,21 @@ impl FsDirectory {
     fn look_at(&self, name: &[u8]) -> Result<SourceEntry, ImportError> {
         let mut entry = examine(self.fd.as_fd(), name)?;
         entry.name.extend_from_slice(name);
-        let device = entry.stamp.device;
-        entry.mount_point = entry.meta.kind == Kind::Directory
-            && self.device.is_some_and(|own| own != device)
-            && !self.source.devices.contains(&device);
+        if entry.meta.kind == Kind::Directory {
+            entry.left_out = self.left_out(name, entry.stamp.device)?;
+        }
         Ok(entry)
+    }
+
+    /// Why what is in a directory of this one is no part of the source.
+    fn left_out(&self, name: &[u8], device: u64) -> Result<Option<LeftOut>, ImportError> {
+        if device != self.device && self.source.own_mounts.has(device) {
+            return Ok(Some(LeftOut::OwnMount));
+        }
+        let Some(own) = &self.mount else { return Ok(None) };
+        let there = Mount::of(self.fd.as_fd(), name).map_err(|e| failed("stat", e))?;
+        let is_other = there != *own && !self.source.mounts.contains(&there);
+        Ok(is_other.then_some(LeftOut::OtherFileSystem))
     }
 
     fn attributes(&self, subject: Subject<'_>) -> Result<Vec<Xattr>, ImportError> {

@@ -190,7 +190,7 @@ impl<'a> Ahead<'a> {
         let mut jobs = Vec::new();
         for found in opened.ready.range(before..) {
             if let Found::Directory { now, was, .. } = found
-                && !now.mount_point
+                && now.left_out.is_none()
             {
                 let node = was.as_ref().and_then(Entry::directory).map(|(node, _)| node);
                 jobs.push(Arc::new(Job::new(opened.handle.clone(), &opened.trail, &now.name, node)));

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::exclude::Excludes;
+use super::scan::own_mount_left_out;
 use crate::error::Result;
-use crate::importer::{ImportError, Importer, Listing, SourceDirectory};
+use crate::importer::{ImportError, Importer, LeftOut, Listing, SourceDirectory};
 use crate::meta::Kind;
 use crate::monitor::{Event, Monitor};
 use crate::ops::Cancel;
@@ -109,7 +110,9 @@ impl DryRun<'_> {
                 Ok(now) => {
                     let is_directory = now.meta.kind == Kind::Directory;
                     if self.excludes.excludes(&at, is_directory) {
-                    } else if is_directory && !now.mount_point {
+                    } else if now.left_out == Some(LeftOut::OwnMount) {
+                        own_mount_left_out(self.monitor, &at);
+                    } else if is_directory && now.left_out.is_none() {
                         level.todo.push_back(name);
                     } else {
                         self.monitor.event(Event::Entry { path: &at, bytes: now.meta.size });

@@ -12,9 +12,9 @@ use super::exclude::Excludes;
 use super::read::{FileTask, Unit};
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::importer::{ImportError, SourceDirectory, SourceEntry, Stamp};
+use crate::importer::{ImportError, LeftOut, SourceDirectory, SourceEntry, Stamp};
 use crate::meta::{Kind, Metadata};
-use crate::monitor::Event;
+use crate::monitor::{Event, Monitor};
 use crate::trail::Trail;
 use crate::tree::{Detail, Entry};
 
@@ -38,8 +38,8 @@ enum What {
     Root,
     /// Anything below.
     Below(Arc<Job>),
-    /// Another file system, which stays empty.
-    MountPoint,
+    /// It stays empty.
+    Empty,
 }
 
 /// The part of the tree above the roots.
@@ -147,7 +147,7 @@ impl Walk<'_> {
         let path = trail.path(b"/");
         let opened = match what {
             What::Way(way) => return self.way(Begin { parent, trail, own }, &path, previous, way),
-            What::MountPoint => return self.empty(Begin { parent, trail, own }),
+            What::Empty => return self.empty(Begin { parent, trail, own }),
             What::Root => assembly.source.directory(&path).and_then(|handle| {
                 own.xattrs = self.xattrs(&path, handle.own_xattrs(), &mut own.error);
                 self.ahead.list(handle, &trail, previous)
@@ -323,7 +323,12 @@ impl Walk<'_> {
             };
             let what = match opened.below(&now.name) {
                 Some(job) => What::Below(job),
-                None if now.mount_point => What::MountPoint,
+                None if now.left_out.is_some() => {
+                    if now.left_out == Some(LeftOut::OwnMount) {
+                        own_mount_left_out(assembly.monitor.as_ref(), &directory.path_of(&now.name));
+                    }
+                    What::Empty
+                }
                 None => return Err(Error::Bug("a directory was not listed")),
             };
             todo.push_back(Todo { parent: Some((page.clone(), slot)), own, previous, what });
@@ -380,6 +385,13 @@ impl Walk<'_> {
     }
 }
 
+/// Says that a mount of a store stays empty.
+pub(super) fn own_mount_left_out(monitor: &dyn Monitor, path: &[u8]) {
+    let path = String::from_utf8_lossy(path);
+    let text = format!("{path} is left out: a store is mounted there (name it to back it up)");
+    monitor.event(Event::Notice { text: &text });
+}
+
 fn plain_directory(name: &[u8]) -> SourceEntry {
     SourceEntry {
         name: name.to_vec(),
@@ -388,6 +400,6 @@ fn plain_directory(name: &[u8]) -> SourceEntry {
         links: 1,
         sparse: false,
         target: None,
-        mount_point: false,
+        left_out: None,
     }
 }
