@@ -17,6 +17,7 @@ use crate::commands;
 use crate::report::Failure;
 use crate::time;
 
+pub(crate) use args::not_here;
 pub(crate) use help::{overview, page, short_overview, usage};
 
 /// A command line, read.

@@ -144,6 +144,14 @@ impl AppContext {
         let dirs = self.dirs()?;
         let failed = |e| opening(e, store.as_ref());
         let probe = Probe::read(&store).await.map_err(failed)?;
+        let is_needless = given.is_some()
+            && !secret::is_explicit(self)
+            && !probe.needs_secret()
+            && probe.is_plaintext().is_ok();
+        if is_needless {
+            self.notice("the store is not encrypted: the passphrase in the environment is not needed");
+        }
+        let given = given.filter(|_| !is_needless);
         let repository = if given.is_some() || !probe.needs_secret() || !secret::can_ask() {
             let secret = given.clone();
             (Box::pin(Repository::open(store.clone(), probe, secret, &dirs)).await.map_err(failed)?, given)

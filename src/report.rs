@@ -272,7 +272,7 @@ fn io_hint(e: &Error) -> Option<String> {
 
 fn usage_hint(message: &str) -> Option<String> {
     message.contains("not encrypted").then(|| {
-        "if it is meant to be a plaintext store, leave out -keyfile and -passphrase-cmd and unset PLAKAR_PASSPHRASE and PLAKAR_PASSPHRASE_CMD; if not, somebody has replaced it".into()
+        "if it is meant to be a plaintext store, leave out -keyfile and -passphrase-cmd; if not, somebody has replaced it".into()
     })
 }
 

@@ -103,13 +103,23 @@ fn no_terminal(text: &str) -> Failure {
     Failure::new(text).with_code(ExitCode::WrongSecret).with_hint(WAYS)
 }
 
+/// Whether an option names the secret, and not only the environment, which is there for all stores.
+pub(crate) fn is_explicit(context: &AppContext) -> bool {
+    context.globals.keyfile.is_some() || context.globals.passphrase_cmd.is_some()
+}
+
+/// Fails where nobody can be asked for a new passphrase.
+pub(crate) fn need_terminal(what: &str) -> anyhow::Result<()> {
+    if can_ask() {
+        return Ok(());
+    }
+    let failure = Failure::new(format!("a passphrase for {what} is needed, and there is no terminal to ask"));
+    Err(failure.with_hint(WAYS).into())
+}
+
 /// Asks for a new passphrase, twice, and for a better one if it is weak.
 pub(crate) fn ask_new(what: &str, weak_allowed: bool) -> anyhow::Result<UserSecret> {
-    if !can_ask() {
-        let failure =
-            Failure::new(format!("a passphrase for {what} is needed, and there is no terminal to ask"));
-        return Err(failure.with_hint(WAYS).into());
-    }
+    need_terminal(what)?;
     let mut weak: Option<Zeroizing<String>> = None;
     for _ in 0..5 {
         let first = ask(&format!("Passphrase for {what}: "))?;

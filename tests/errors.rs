@@ -211,12 +211,15 @@ fn a_store_is_made_only_where_nothing_is() {
 }
 
 #[test]
-fn a_store_without_encryption_refuses_a_passphrase() {
+fn a_store_without_encryption_refuses_a_key_that_is_named_for_it() {
     let sandbox = Sandbox::empty();
     let plain = |args: &[&str]| Outcome::of(sandbox.command(args).env_remove("PLAKAR_PASSPHRASE"));
     plain(&["create", "-plaintext"]).succeeds();
     plain(&["ls"]).succeeds();
-    let refused = sandbox.run(["ls"]);
+    // One in the environment is there for all stores.
+    sandbox.run(["ls"]).succeeds().says(&["note: the store is not encrypted"]);
+    std::fs::write(sandbox.path("key"), "a passphrase").unwrap();
+    let refused = plain(&["-keyfile", "key", "ls"]);
     assert_ne!(refused.code, Some(0), "{refused}");
     refused.says(&["not encrypted", "hint:"]);
 }
@@ -491,4 +494,33 @@ fn mistakes_on_the_command_line_are_2() {
     let outcome = Outcome::of(&mut command).ends_with(2);
     let failure: serde_json::Value = serde_json::from_str(outcome.stderr.trim()).unwrap();
     assert_eq!(failure["exit_code"], 2);
+}
+
+#[test]
+fn what_other_programs_say_is_understood() {
+    let sandbox = Sandbox::empty();
+    for word in ["-version", "--version", "-V", "version"] {
+        assert!(sandbox.run([word]).succeeds().text().starts_with("plakar"), "{word}");
+    }
+    for (words, hint) in [
+        (&["init"][..], "plakar create"),
+        (&["list"], "plakar ls"),
+        (&["delete", "x"], "plakar rm"),
+        (&["find", "x"], "plakar ls -recursive"),
+        (&["help", "list"], "plakar ls"),
+        (&["ls", "-R"], "-recursive"),
+        (&["ls", "-q"], "-quiet"),
+        (&["ls", "-l"], "anyway"),
+        (&["help", "prune"], "not in this version yet"),
+    ] {
+        sandbox.run(words).ends_with(2).says(&[hint]);
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_made_for_want_of_a_passphrase_leaves_nothing() {
+    let sandbox = Sandbox::empty();
+    let refused = Outcome::of(sandbox.command(["at", "new", "create"]).env_remove("PLAKAR_PASSPHRASE"));
+    assert_ne!(refused.code, Some(0), "{refused}");
+    assert!(!sandbox.path("new").exists());
 }

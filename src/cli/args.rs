@@ -35,6 +35,47 @@ const LATER: [&str; 21] = [
     "ui",
 ];
 
+/// What other programs call commands, and what that is here.
+const ELSEWHERE: [(&str, &str); 15] = [
+    ("delete", "rm"),
+    ("dump", "cat"),
+    ("extract", "restore"),
+    ("find", "ls -recursive"),
+    ("forget", "rm"),
+    ("init", "create"),
+    ("list", "ls"),
+    ("new", "create"),
+    ("passwd", "key passwd"),
+    ("remove", "rm"),
+    ("save", "backup"),
+    ("show", "info"),
+    ("snapshots", "ls"),
+    ("unmount", "umount"),
+    ("verify", "check"),
+];
+
+/// Short options of other programs, and what is meant here, where there is such an option.
+const SHORT: [(&str, &str); 8] = [
+    ("R", "recursive"),
+    ("e", "ignore"),
+    ("n", "dry-run"),
+    ("o", "o"),
+    ("q", "quiet"),
+    ("r", "recursive"),
+    ("t", "tag"),
+    ("y", "apply"),
+];
+
+/// The command of Plakar that is meant by a word and does not exist yet, or under another name.
+pub(crate) fn not_here(name: &str) -> Option<Failure> {
+    if LATER.contains(&name) {
+        return Some(Failure::usage(format!("`plakar {name}` is not in this version yet"), None));
+    }
+    let (_, here) = ELSEWHERE.iter().find(|(there, _)| *there == name)?;
+    let failure = Failure::usage(format!("there is no command `plakar {name}`"), None);
+    Some(failure.with_hint(format!("here it is `plakar {here}`")))
+}
+
 /// A command line in one form.
 #[derive(Debug)]
 pub(super) struct Line {
@@ -74,6 +115,10 @@ pub(super) fn normalize(grammar: &Command, words: Vec<OsString>) -> Result<Line,
         } else if let Some((name, value)) = option(&word) {
             if matches!(name.as_str(), "h" | "help") {
                 line.help = true;
+                continue;
+            }
+            if line.path.is_empty() && matches!(name.as_str(), "version" | "V") {
+                enter(&mut scope, &mut line, "version".into())?;
                 continue;
             }
             let Some(arg) = find(&scope, &name) else {
@@ -127,8 +172,10 @@ fn enter(scope: &mut Vec<&Command>, line: &mut Line, word: OsString) -> Result<(
         return Ok(());
     }
     let prefix = line.path.first().map(|p| format!("{p} ")).unwrap_or_default();
-    if prefix.is_empty() && LATER.contains(&name.as_str()) {
-        return Err(Failure::usage(format!("`plakar {name}` is not in this version yet"), None));
+    if prefix.is_empty()
+        && let Some(failure) = not_here(&name)
+    {
+        return Err(failure);
     }
     let known = here.get_subcommands().map(Command::get_name);
     let failure = Failure::usage(
@@ -187,7 +234,13 @@ fn find<'a>(scope: &[&'a Command], name: &str) -> Option<&'a Arg> {
 
 fn unknown_option(scope: &[&Command], path: &[String], name: &str) -> Failure {
     let known = scope.iter().flat_map(|c| c.get_arguments()).filter(|a| !a.is_hide_set());
-    let near = nearest(name, known.filter_map(Arg::get_long));
+    let mut known = known.filter_map(Arg::get_long);
+    // One letter is near to any other.
+    let near = match SHORT.iter().find(|(short, _)| *short == name) {
+        Some((_, meant)) => known.find(|k| k == meant),
+        None if name.len() == 1 => None,
+        None => nearest(name, known),
+    };
     if path.is_empty() {
         // It may be an option of the command that stands behind it.
         let text = format!("there is no global option -{name}");
@@ -200,6 +253,9 @@ fn unknown_option(scope: &[&Command], path: &[String], name: &str) -> Failure {
     let failure = Failure::usage(format!("`plakar {}` has no option -{name}", path.join(" ")), Some(path));
     match near {
         Some(near) => failure.with_hint(format!("did you mean -{near}?")),
+        None if name == "l" && path == ["ls"] => {
+            failure.with_hint("`plakar ls` shows times, modes and sizes anyway")
+        }
         None => failure,
     }
 }

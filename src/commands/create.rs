@@ -28,12 +28,16 @@ pub(crate) struct CreateArgs {
 /// Runs it.
 pub(crate) async fn run(context: &AppContext, args: CreateArgs) -> anyhow::Result<ExitCode> {
     let store = context.store()?;
+    let given = if args.plaintext { None } else { secret::given(context)? };
+    if given.is_none() && !args.plaintext {
+        secret::need_terminal("the new store")?;
+    }
     // Before anybody is asked for a passphrase in vain.
     store.prepare().await.map_err(plakar_engine::error::Error::from)?;
     let mut typed = false;
     let secret = match args.plaintext {
         true => None,
-        false => Some(match secret::given(context)? {
+        false => Some(match given {
             Some(secret) => {
                 if !args.weak_passphrase && !context.globals.silent {
                     secret::warn_if_weak(&secret);

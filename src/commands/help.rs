@@ -20,6 +20,9 @@ pub(crate) fn run(context: &AppContext, args: &HelpArgs) -> anyhow::Result<ExitC
     let page = match args.command.as_slice() {
         [] => cli::overview(width),
         path => cli::page(path, width).ok_or_else(|| {
+            if let Some(failure) = cli::not_here(&path[0]) {
+                return failure;
+            }
             let failure = Failure::usage(format!("there is no command `plakar {}`", path.join(" ")), None);
             match text::nearest(&path[0], cli::names().iter().map(String::as_str)) {
                 Some(near) => failure.with_hint(format!("did you mean `plakar help {near}`?")),
