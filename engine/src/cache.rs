@@ -277,6 +277,11 @@ impl LocalCache {
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    for end in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(end);
+        make_way(Path::new(&file));
+    }
     // SQLite would make it readable for all; its other files follow it. If it cannot be made, opening says why.
     let _ = private_file(path);
     let db = Connection::open(path)?;
@@ -295,8 +300,23 @@ fn is_broken(e: &rusqlite::Error) -> bool {
     matches!(e.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase | Unknown))
 }
 
+/// Removes what stands in the place of one of our files and is none: a FIFO would be waited on for ever. What cannot be
+/// removed is in the way when the file is opened.
+pub(crate) fn make_way(path: &Path) {
+    let Ok(there) = std::fs::symlink_metadata(path) else { return };
+    if std::fs::metadata(path).is_ok_and(|m| m.is_file()) {
+        return;
+    }
+    tracing::warn!(path = %path.display(), "it is no file and is removed");
+    let removed = if there.is_dir() { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
+    if let Err(e) = removed {
+        tracing::warn!(%e, path = %path.display(), "it cannot be removed");
+    }
+}
+
 /// Opens a file for writing, which is made for this user alone if it is not there.
 fn private_file(path: &Path) -> std::io::Result<std::fs::File> {
+    make_way(path);
     let mut options = std::fs::File::options();
     options.write(true).create(true).truncate(false);
     #[cfg(unix)]
@@ -349,6 +369,7 @@ impl WriterState {
     }
 
     fn read(&mut self) {
+        make_way(&self.path);
         let Ok(text) = std::fs::read_to_string(&self.path) else { return };
         for line in text.lines() {
             let mut words = line.split_whitespace();

@@ -1,5 +1,6 @@
 //! Key slots: the master key wrapped under a passphrase or a key file. `docs/FORMAT.md` §6.
 
+use crate::config::Config;
 use crate::crypto::aead::{Cipher, NONCE, TAG};
 use crate::crypto::kdf::KdfParams;
 use crate::crypto::secret::Secret;
@@ -134,7 +135,14 @@ impl Stored {
             Ok(true)
         })?;
         match kind {
-            KIND_COPY => return Ok(Self::ConfigCopy(config)),
+            KIND_COPY => {
+                let is_of_another = Config::decode(&config).is_ok_and(|c| c.store != preamble.store);
+                return if is_of_another {
+                    Err(WireError::Malformed("store id of a copy of CONFIG"))
+                } else {
+                    Ok(Self::ConfigCopy(config))
+                };
+            }
             1 if kdf.as_ref().is_some_and(KdfParams::is_acceptable) => {}
             1 => return Err(WireError::Malformed("key derivation parameters")),
             2 => kdf = None,

@@ -75,6 +75,10 @@ impl Preamble {
         store.copy_from_slice(&b[2..18]);
         let mut nonce_prefix = [0; 16];
         nonce_prefix.copy_from_slice(&b[18..]);
+        // Nothing else vouches for it there.
+        if matches!(area, Area::Config | Area::Keys) && nonce_prefix != [0; 16] {
+            return Err(WireError::Malformed("preamble"));
+        }
         Ok((Self { kind: b[0], store: StoreId(store), nonce_prefix }, rest))
     }
 

@@ -197,6 +197,7 @@ impl Shared {
 
     fn read(&self, frame: &FrameRef) -> Option<Bytes> {
         let path = self.path(&frame.key());
+        super::make_way(&path);
         let mut file = match File::open(&path) {
             Ok(file) => file,
             Err(e) => {

@@ -245,6 +245,7 @@ impl Segment {
     /// removes it.
     pub(super) fn open(path: &Path, key: &SegmentKey) -> Result<Self> {
         let failed = |e| Error::io("open the index", path, e);
+        crate::cache::make_way(path);
         let file = File::open(path).map_err(failed)?;
         // SAFETY: segment files are written once under another name, and afterwards neither written nor truncated by
         // any process of this program, only unlinked, which leaves mappings valid. Contents are checked before use.

@@ -47,14 +47,15 @@ pub(super) fn open(directory: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Res
 
 /// Looks at a name, not at what a symlink points to. The entry has no name yet.
 pub(super) fn examine(directory: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<SourceEntry, ImportError> {
-    let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("stat", e))?;
+    let stat = retry_on_intr(|| statat(directory, name, AtFlags::SYMLINK_NOFOLLOW));
+    let stat = stat.map_err(|e| failed("stat", e))?;
     let meta = stat::metadata(&stat).ok_or_else(|| ImportError::new("of an unknown kind"))?;
     let target = match meta.kind {
         Kind::Symlink => {
             // One call when the size is right; the buffer grows for those file systems where it is not.
-            let room = Vec::with_capacity(stat.st_size as usize + 1);
-            let target = readlinkat(directory, name, room).map_err(|e| failed("read link", e))?;
-            Some(target.into_bytes())
+            let room = || Vec::with_capacity(stat.st_size as usize + 1);
+            let target = retry_on_intr(|| readlinkat(directory, name, room()));
+            Some(target.map_err(|e| failed("read link", e))?.into_bytes())
         }
         _ => None,
     };
