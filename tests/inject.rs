@@ -7,10 +7,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 
 use crate::common::fault::{self, Call};
+use crate::common::mount::is_mounted;
 use crate::common::sandbox::files_below;
 use crate::common::thorough;
 use crate::common::torture::noise;
@@ -60,6 +65,7 @@ impl Specimen {
             let _absent = fs::remove_dir_all(self.sandbox.path(target));
         }
         let _absent = fs::remove_file(self.sandbox.path("new key"));
+        let _there = fs::create_dir(self.sandbox.path("mnt"));
     }
 
     /// Everything that was in the store before is.
@@ -101,6 +107,16 @@ struct Case<'a> {
 
 /// Lets every call of a command fail, and looks at what comes of it.
 fn each_call_fails(words: &[&str], warm: bool, look: impl Fn(&Case<'_>)) {
+    each_call_fails_beside(words, warm, |_, _| (), look);
+}
+
+/// The same while something else goes on, until it ends by itself or is told that the command has ended.
+fn each_call_fails_beside(
+    words: &[&str],
+    warm: bool,
+    beside: impl Fn(&Specimen, &AtomicBool) + Sync,
+    look: impl Fn(&Case<'_>),
+) {
     let s = Specimen::new();
     if !warm {
         fs::remove_dir_all(s.sandbox.path("home kept/.cache")).unwrap();
@@ -109,7 +125,13 @@ fn each_call_fails(words: &[&str], warm: bool, look: impl Fn(&Case<'_>)) {
     let once = |fails| {
         s.begin_anew();
         let mut command = s.sandbox.command(words);
-        let (child, call, seen) = fault::run(&mut command, &place, fails);
+        let has_ended = AtomicBool::new(false);
+        let (child, call, seen) = std::thread::scope(|scope| {
+            scope.spawn(|| beside(&s, &has_ended));
+            let run = fault::run(&mut command, &place, fails);
+            has_ended.store(true, Ordering::Relaxed);
+            run
+        });
         (Outcome::when_ended(child, &command), call, seen)
     };
     let (outcome, _, calls) = once(None);
@@ -184,6 +206,49 @@ fn of_what_reads() {
             assert!(outcome.code != Some(0) || lines == 17, "{what}: {lines} lines: {outcome}");
         });
         each_call_fails(&["info", "latest"], warm, |_| ());
+    }
+}
+
+#[test]
+fn of_a_mount() {
+    // What could be read in the mount, if there was one.
+    let read: Mutex<Option<BTreeMap<PathBuf, Vec<u8>>>> = Mutex::default();
+    let use_it = |s: &Specimen, has_ended: &AtomicBool| {
+        let at = s.sandbox.path("mnt");
+        *read.lock().unwrap() = None;
+        while !is_mounted(&at) {
+            if has_ended.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let first = s.sandbox.path("first");
+        let names = files_below(&first).into_iter().map(|f| f.strip_prefix(&first).unwrap().to_path_buf());
+        let shown = names.filter_map(|name| Some((name.clone(), fs::read(at.join(name)).ok()?))).collect();
+        *read.lock().unwrap() = Some(shown);
+        unmount(&at, UnmountFlags::DETACH).unwrap();
+    };
+    for warm in [true, false] {
+        each_call_fails_beside(
+            &["mount", "-to", "mnt", "latest"],
+            warm,
+            use_it,
+            |Case { s, outcome, what }| {
+                match read.lock().unwrap().take() {
+                    Some(shown) => {
+                        for (name, bytes) in shown {
+                            assert!(
+                                bytes == fs::read(s.sandbox.path("first").join(&name)).unwrap(),
+                                "{what}"
+                            );
+                        }
+                    }
+                    None => assert_ne!(outcome.code, Some(0), "{what}: {outcome}"),
+                }
+                assert!(!is_mounted(&s.sandbox.path("mnt")), "{what}");
+                s.is_whole(what);
+            },
+        );
     }
 }
 

@@ -232,14 +232,22 @@ fn damage_in_the_cache() {
     let cases = files.iter().flat_map(|(name, len)| harms(*len).into_iter().map(move |h| (name, h)));
     let what = |(name, harm): &(&PathBuf, Harm)| format!("{harm:?} of {}", name.display());
     thorough::each("the cache", SAMPLE, cases, what, |(name, harm)| {
-        for words in [&["restore", "-to", "to"][..], &["check"], &["cat"], &["backup", "source"]] {
+        for words in [
+            &["restore", "-to", "to"][..],
+            &["check"],
+            &["cat"],
+            &["backup", "source"],
+            &["ls", "-recursive"],
+            &["info"],
+            &["rm"],
+        ] {
             s.begin_anew();
             harm.apply(&s.sandbox.path("home").join(name));
             let (id, copy) = &s.snapshots[1];
             let mut words = words.to_vec();
             let file = format!("{id}:0/file 1 6");
             match words[0] {
-                "restore" => words.push(id),
+                "restore" | "ls" | "info" | "rm" => words.push(id),
                 "cat" => words.push(&file),
                 _ => {}
             }
@@ -257,5 +265,12 @@ fn damage_in_the_cache() {
             }
             s.run(&["check"]).succeeds();
         }
+        s.begin_anew();
+        harm.apply(&s.sandbox.path("home").join(name));
+        let (id, copy) = &s.snapshots[1];
+        let mount = MountGuard::new(&s.sandbox, [id]);
+        assert!(
+            fs::read(mount.path().join("0/file 1 6")).unwrap() == fs::read(copy.join("0/file 1 6")).unwrap()
+        );
     });
 }
