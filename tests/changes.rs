@@ -322,3 +322,24 @@ fn a_change_in_a_large_file_is_stored_as_a_change() {
     assert!(sandbox.stored_bytes() - before < LEAST);
     ALL.check(&source, &sandbox.restore(&format!("latest~1:{}", source.display())));
 }
+
+#[test]
+fn patterns_with_a_slash_belong_to_what_is_backed_up_and_to_the_folder_of_their_file() {
+    let sandbox = Sandbox::with_key_file();
+    let source = sandbox.path("source");
+    for name in ["first", "kept", "b/x", "c/keep.log", "c/other.log", "deep/first", "deep/mine"] {
+        let file = source.join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "text").unwrap();
+    }
+    // As Windows' editor writes it.
+    std::fs::write(sandbox.path("rules"), "\u{feff}/first\nb/**\n").unwrap();
+    std::fs::write(source.join("deep/rules"), "/mine\n").unwrap();
+    let args =
+        ["backup", "-ignore-file", "rules", "-ignore-file", "source/deep/rules", "-ignore", "c/keep.log"];
+    sandbox.run(args.into_iter().chain(["source"])).succeeds();
+    let listed = sandbox.run(["ls", "-recursive", "latest"]).succeeds();
+    let has = |name: &str| listed.text().lines().any(|l| l.ends_with(&format!("/source/{name}")));
+    let names = ["first", "kept", "b/x", "c/keep.log", "c/other.log", "deep/first", "deep/mine"];
+    assert_eq!(names.map(has), [false, true, false, false, true, true, false], "{listed}");
+}

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use plakar_engine::error::ErrorKind;
 use plakar_engine::importer::Importer;
 use plakar_engine::monitor::{Event, Monitor};
 use plakar_engine::ops::Cancel;
-use plakar_engine::ops::backup::{BackupOptions, BackupReport, backup};
+use plakar_engine::ops::backup::{BackupOptions, BackupReport, anchored_at, backup};
 use plakar_engine::ops::check::{Depth, Scope, check};
 use plakar_engine::repository::Repository;
 use plakar_engine::snapshot::Snapshot;
@@ -53,10 +54,11 @@ pub(crate) struct BackupArgs {
     /// Tags, separated by commas [PLAKAR_TAGS]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     tag: Vec<String>,
-    /// Leave out what a gitignore pattern fits; repeatable
+    /// Leave out what a gitignore pattern fits; one with a slash from / and from each place backed up; repeatable
     #[arg(long, value_name = "PATTERN")]
     pub(crate) ignore: Vec<String>,
-    /// Leave out what the patterns in a file fit; repeatable, and before those of -ignore
+    /// Leave out what the patterns in a file fit, those with a slash from its folder too; repeatable, and before those of
+    /// -ignore
     #[arg(long, value_name = "FILE")]
     ignore_file: Vec<PathBuf>,
     /// Stay on the file systems of the given paths
@@ -237,8 +239,14 @@ fn patterns(args: &BackupArgs) -> anyhow::Result<Vec<String>> {
         let mut text = String::new();
         let opened = std::fs::File::open(file).with_context(what)?;
         opened.take(MAX_PATTERNS).read_to_string(&mut text).with_context(what)?;
-        let is_pattern = |line: &&str| !line.trim().is_empty() && !line.starts_with('#');
-        patterns.extend(text.lines().filter(is_pattern).map(String::from));
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let folder =
+            std::fs::canonicalize(file).ok().and_then(|f| Some(f.parent()?.to_owned())).unwrap_or_default();
+        for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
+            patterns.push(line.to_owned());
+            // As in git, what belongs to a place belongs to the file's folder.
+            patterns.extend(anchored_at(line, folder.as_os_str().as_bytes()));
+        }
     }
     patterns.extend(args.ignore.iter().cloned());
     Ok(patterns)

@@ -36,6 +36,8 @@ use exclude::Excludes;
 use order::Order;
 use previous::Previous;
 
+pub use exclude::anchored_at;
+
 /// What to write into the snapshot, and how to go about it.
 #[derive(Clone, Debug, Default)]
 pub struct BackupOptions {
@@ -74,7 +76,7 @@ pub async fn backup(
     monitor: Arc<dyn Monitor>,
     cancel: Cancel,
 ) -> Result<BackupReport> {
-    let excludes = Excludes::new(&options.ignore, repository.store().local_path())?;
+    let excludes = Excludes::new(&options.ignore, source.roots(), repository.store().local_path())?;
     let mut snapshot = options.header.clone().unwrap_or_else(Snapshot::empty);
     if snapshot.time_ns == 0 {
         snapshot.time_ns = now_ns();
