@@ -6,7 +6,7 @@
 //!      (http: the same for browsers and WebDAV clients, by path)
 //!      └ fs       SnapshotFs: inode → entry of a directory → bytes; knows no kernel
 //!         ├ view          names at the root: snapshots/, latest, hosts/ …
-//!         ├ fs::inodes    numbers, lookup counts, forget
+//!         ├ fs::inodes    numbers, lookup counts, forget; places, from which fs::dirs makes directories
 //!         ├ fs::folders   decoded directories
 //!         ├ readahead     reading on and on → frames before they are asked for
 //!         └ engine::Vfs   extents → blobs → frames
