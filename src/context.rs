@@ -144,10 +144,7 @@ impl AppContext {
         let dirs = self.dirs()?;
         let failed = |e| opening(e, store.as_ref());
         let probe = Probe::read(&store).await.map_err(failed)?;
-        let is_needless = given.is_some()
-            && !secret::is_explicit(self)
-            && !probe.needs_secret()
-            && probe.is_plaintext().is_ok();
+        let is_needless = given.is_some() && !secret::is_explicit(self) && probe.is_plaintext().is_ok();
         if is_needless {
             self.notice("the store is not encrypted: the passphrase in the environment is not needed");
         }

@@ -475,6 +475,22 @@ fn a_directory_that_was_listed_in_part_fails_where_the_rest_would_be() {
 }
 
 #[test]
+fn a_directory_whose_attributes_could_not_be_read_is_listed_whole() {
+    let sandbox = Sandbox::with_key_file();
+    fs::create_dir_all(sandbox.path("source/directory")).unwrap();
+    fs::write(sandbox.path("source/directory/file"), "text").unwrap();
+    let fail = "inject=listxattr,llistxattr,flistxattr:error=EIO";
+    let tracer = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", fail];
+    Outcome::of(&mut sandbox.under(&tracer, ["backup", "source"])).ends_with(3);
+    let listed = sandbox.run(["ls", "latest"]).succeeds();
+    assert!(listed.text().contains("Input/output error"), "{listed}");
+    sandbox.run(["ls", "-recursive", "latest"]).succeeds();
+    let mount = MountGuard::new(&sandbox, ["latest"]);
+    let names: Result<Vec<_>, _> = fs::read_dir(mount.path().join("directory")).unwrap().collect();
+    assert_eq!(names.unwrap().len(), 1);
+}
+
+#[test]
 fn a_store_that_is_mounted_in_the_source_is_left_out_unless_it_is_named() {
     let sandbox = Sandbox::with_key_file();
     fs::write(sandbox.path("file"), "text").unwrap();

@@ -55,11 +55,10 @@ const ELSEWHERE: [(&str, &str); 15] = [
 ];
 
 /// Short options of other programs, and what is meant here, where there is such an option.
-const SHORT: [(&str, &str); 8] = [
+const SHORT: [(&str, &str); 7] = [
     ("R", "recursive"),
     ("e", "ignore"),
     ("n", "dry-run"),
-    ("o", "o"),
     ("q", "quiet"),
     ("r", "recursive"),
     ("t", "tag"),

@@ -286,7 +286,9 @@ impl Directory {
                 assembly.previous.stage_huge(&self.trail, self.above(), node, &parts, &self.known);
             }
         }
-        let partial = self.broken.get().is_some() || self.own.is_partial();
+        // An error of its own may be about its attributes only.
+        let partial =
+            self.broken.get().is_some() || matches!(self.own.detail, Detail::Directory { partial: true, .. });
         let error = self.broken.get().or(self.own.error.as_ref()).cloned();
         Ok(Entry {
             detail: Detail::Directory { node, below: done.below, partial },
