@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::common::compare::Compare;
 use crate::common::torture::noise;
 use crate::common::{ALL, Outcome, Sandbox, hex_id};
 
@@ -233,4 +234,54 @@ fn an_interrupted_restore_stops_soon_and_leaves_no_half_files() {
     // It goes on where it was.
     sandbox.run(["restore", "-overwrite", "newer", "-to", "to", "latest"]).succeeds();
     ALL.check(&source, &sandbox.path("to"));
+}
+
+/// The numbers of files that the names have, how many different ones.
+fn inodes(directory: &Path, names: &[&str]) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let of = |name: &&str| std::fs::symlink_metadata(directory.join(name)).unwrap().ino();
+    names.iter().map(of).collect::<std::collections::HashSet<_>>().len()
+}
+
+#[test]
+fn names_of_one_file_are_joined_when_a_restore_is_continued() {
+    let sandbox = Sandbox::with_key_file();
+    let source = sandbox.path("source");
+    std::fs::create_dir_all(source.join("d")).unwrap();
+    let names = ["a", "b", "d/c"];
+    std::fs::write(source.join("a"), "the same".repeat(30_000)).unwrap();
+    std::os::unix::fs::symlink("a", source.join("s")).unwrap();
+    std::fs::hard_link(source.join("a"), source.join("b")).unwrap();
+    std::fs::hard_link(source.join("a"), source.join("d/c")).unwrap();
+    rustix::fs::linkat(
+        rustix::fs::CWD,
+        source.join("s"),
+        rustix::fs::CWD,
+        source.join("t"),
+        rustix::fs::AtFlags::empty(),
+    )
+    .unwrap();
+    sandbox.backup(&source);
+    for policy in ["newer", "never"] {
+        for gone in [&["a"][..], &["b"], &["d/c"], &["a", "b"], &["b", "d/c"], &["a", "d/c"], &["t"], &["s"]]
+        {
+            let to = sandbox.restore("latest");
+            gone.iter().for_each(|name| std::fs::remove_file(to.join(name)).unwrap());
+            let args = ["restore", "-overwrite", policy, "-to", to.to_str().unwrap(), "latest"];
+            sandbox.run(args).succeeds();
+            assert_eq!(inodes(&to, &names), 1, "{policy} {gone:?}");
+            Compare { directory_times: false, ..ALL }.check(&source, &to);
+        }
+        // What is no longer the same stays apart.
+        let to = sandbox.restore("latest");
+        std::fs::remove_file(to.join("b")).unwrap();
+        let before = std::fs::metadata(to.join("a")).unwrap().modified().unwrap();
+        let mut other = std::fs::File::options().write(true).open(to.join("a")).unwrap();
+        std::io::Write::write_all(&mut other, b"THE SAME").unwrap();
+        other.set_modified(before).unwrap();
+        sandbox.run(["restore", "-overwrite", policy, "-to", to.to_str().unwrap(), "latest"]).succeeds();
+        assert_eq!(inodes(&to, &names), 2);
+        assert!(std::fs::read(to.join("a")).unwrap().starts_with(b"THE"));
+        assert!(std::fs::read(to.join("b")).unwrap().starts_with(b"the"));
+    }
 }

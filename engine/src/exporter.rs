@@ -99,6 +99,11 @@ pub trait Exporter: Send + Sync + fmt::Debug {
     /// Makes `path` another name of `existing`, which was restored before.
     fn make_link(&self, path: &[u8], existing: &[u8]) -> Result<Made, ExportError>;
 
+    /// Makes `path` another name of `existing` if both are there as files, or symlinks, with the same contents and
+    /// attributes;
+    /// otherwise leaves both alone.
+    fn join(&self, path: &[u8], existing: &[u8]) -> Result<(), ExportError>;
+
     /// Sets a directory's attributes, once everything in it stands.
     fn finish_directory(&self, path: &[u8], attributes: Attributes<'_>) -> Result<Vec<String>, ExportError>;
 

@@ -160,6 +160,9 @@ fn sentence(r: &RestoreReport, took: &str, target: &str) -> String {
     if r.others > 0 {
         counts.push(text::counted(r.others, "other"));
     }
+    if r.links > 0 {
+        counts.push(text::counted(r.links, "further name"));
+    }
     if r.kept > 0 {
         counts.push(format!("{} kept as found", text::count(r.kept)));
     }
@@ -177,6 +180,7 @@ mod tests {
             files: 1234,
             directories: 1,
             others: 2,
+            links: 4,
             bytes: 1 << 30,
             kept: 3,
             errors: 1,
@@ -184,7 +188,7 @@ mod tests {
         };
         assert_eq!(
             sentence(&r, "1.2s", "./x"),
-            "restore completed with 1 error in 1.2s to ./x: 1,234 files, 1 directory, 2 others, 3 kept as found, 1.0 GiB"
+            "restore completed with 1 error in 1.2s to ./x: 1,234 files, 1 directory, 2 others, 4 further names, 3 kept as found, 1.0 GiB"
         );
     }
 }

@@ -6,6 +6,7 @@
 mod attributes;
 mod file;
 mod parents;
+mod same;
 
 use std::fmt::{self, Debug};
 use std::fs;
@@ -265,6 +266,20 @@ impl Exporter for FsExporter {
         let found = statat(&from.fd, existing, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("stat", e))?;
         let (made, _) = self.make_at(&parent, name, stat::mtime(&found), make, |_| Ok(Vec::new()))?;
         Ok(made)
+    }
+
+    fn join(&self, path: &[u8], existing: &[u8]) -> Result<(), ExportError> {
+        let (from, existing) = self.parents.of(existing)?;
+        let (parent, name) = self.parents.of(path)?;
+        if !same::is_same(&from, existing, &parent, name).map_err(|e| failed("compare", e))? {
+            return Ok(());
+        }
+        let make = |name: &[u8]| linkat(&from.fd, existing, &parent.fd, name, AtFlags::empty());
+        let ((), temporary) = self.names.make(make)?;
+        let renamed = renameat(&parent.fd, temporary.as_slice(), &parent.fd, name);
+        // Renaming a name over another one of the same file does nothing at all.
+        let _ = unlinkat(&parent.fd, temporary.as_slice(), AtFlags::empty());
+        renamed.map_err(|e| failed("rename", e))
     }
 
     fn finish_directory(&self, path: &[u8], attributes: Attributes<'_>) -> Result<Vec<String>, ExportError> {

@@ -26,8 +26,8 @@ use crate::snapshot::Snapshot;
 use crate::trail::Trail;
 use crate::tree::{Contents, Detail, Entry};
 use crate::vfs::Vfs;
-use fill::Draft;
-use links::FirstNames;
+use fill::{Among, Draft};
+use links::{Fate, FirstNames};
 use windows::{Finished, Gatherer, Link, Window};
 
 /// What a restore did.
@@ -37,8 +37,10 @@ pub struct RestoreReport {
     pub files: u64,
     /// Directories made.
     pub directories: u64,
-    /// Symlinks, FIFOs, sockets, devices, further names of files.
+    /// Symlinks, FIFOs, sockets, devices.
     pub others: u64,
+    /// Further names of files.
+    pub links: u64,
     /// Bytes of files.
     pub bytes: u64,
     /// Entries left as they were found.
@@ -105,6 +107,7 @@ struct Counts {
     files: AtomicU64,
     directories: AtomicU64,
     others: AtomicU64,
+    links: AtomicU64,
     bytes: AtomicU64,
     kept: AtomicU64,
     errors: AtomicU64,
@@ -118,6 +121,7 @@ impl Counts {
             files: get(&self.files),
             directories: get(&self.directories),
             others: get(&self.others),
+            links: get(&self.links),
             bytes: get(&self.bytes),
             kept: get(&self.kept),
             errors: get(&self.errors),
@@ -199,8 +203,8 @@ impl Job {
                     while draft.has_room() {
                         long = if let Some(long) = long.take() {
                             job.draw_up_long(long, &mut draft)?
-                        } else if let Some((directory, entry)) = alone.pop_front() {
-                            job.draw_up(directory, entry, None, &mut draft)?
+                        } else if let Some((directory, entry, among)) = alone.pop_front() {
+                            job.draw_up(directory, entry, among, &mut draft)?
                         } else {
                             break;
                         };
@@ -220,38 +224,56 @@ impl Job {
     }
 
     /// Makes further names. Returns as files of their own those that cannot be linked.
-    fn link(&self, links: Vec<Link>) -> Result<VecDeque<(Trail, Entry)>> {
+    fn link(&self, links: Vec<Link>) -> Result<VecDeque<(Trail, Entry, Among)>> {
         let mut alone = VecDeque::new();
         for Link { directory, entry, group } in links {
             self.cancel.check()?;
             let path = directory.path_of(b"", &entry.name);
-            let first = self.names.path(group);
-            let made = first.as_ref().map(|first| self.target.make_link(&path, first));
-            match made {
-                Some(Ok(Made::Yes)) => {
-                    add(&self.counts.others, 1);
-                    self.monitor.event(Event::Entry { path: &path, bytes: 0 });
-                }
-                Some(Ok(Made::Kept)) => add(&self.counts.kept, 1),
-                Some(Err(e)) if e.is_fatal() => return Err(self.fatal(e)),
-                other => match entry.detail {
-                    Detail::Regular(Contents { missing: false, .. }) => {
-                        if let Some(Err(e)) = other {
-                            self.failed(&path, &format!("it becomes a file of its own: {e}"));
-                        }
-                        alone.push_back((directory, entry));
+            let has_contents = matches!(entry.detail, Detail::Regular(Contents { missing: false, .. }));
+            match self.names.path(group) {
+                Some((first, Fate::Made)) => match self.target.make_link(&path, &first) {
+                    Ok(Made::Yes) => {
+                        add(&self.counts.links, 1);
+                        self.monitor.event(Event::Entry { path: &path, bytes: 0 });
                     }
-                    _ => {
-                        let reason = match other {
-                            Some(Err(e)) => e.to_string(),
-                            _ => "its first name was not restored".into(),
-                        };
-                        self.failed(&path, &reason);
+                    Ok(Made::Kept) => {
+                        add(&self.counts.kept, 1);
+                        self.join(&path, &first)?;
                     }
+                    Err(e) if e.is_fatal() => return Err(self.fatal(e)),
+                    Err(e) if has_contents => {
+                        self.failed(&path, &format!("it becomes a file of its own: {e}"));
+                        alone.push_back((directory, entry, Among::None));
+                    }
+                    Err(e) => self.failed(&path, &e.to_string()),
                 },
+                Some((first, Fate::Kept)) if has_contents => {
+                    alone.push_back((directory, entry, Among::Beside(first.into())));
+                }
+                _ if has_contents => alone.push_back((directory, entry, Among::None)),
+                Some((first, Fate::Kept)) => {
+                    if self.special(&path, &entry, None)? == Made::Yes {
+                        self.join(&path, &first)?;
+                    }
+                }
+                _ => {
+                    self.special(&path, &entry, None)?;
+                }
             }
         }
         Ok(alone)
+    }
+
+    /// Makes one name of a file out of two files, if they are the same.
+    fn join(&self, path: &[u8], existing: &[u8]) -> Result<()> {
+        match self.target.join(path, existing) {
+            Ok(()) => Ok(()),
+            Err(e) if e.is_fatal() => Err(self.fatal(e)),
+            Err(e) => {
+                self.failed(path, &format!("it stays a file of its own: {e}"));
+                Ok(())
+            }
+        }
     }
 
     fn finish_directories(&self, finished: Vec<Finished>) -> Result<()> {

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::stream::{self, StreamExt};
 
+use super::links::Fate;
 use super::{Job, add};
 use crate::error::{Error, Result};
 use crate::exporter::{Attributes, ExportFile};
@@ -35,8 +36,17 @@ pub(super) struct File {
     /// Pieces still to be written, and one until all of them were told.
     pending: AtomicUsize,
     state: RwLock<FileState>,
-    /// It is the first name of this group of names.
-    group: Option<u64>,
+    among: Among,
+}
+
+/// What a file is among the names of one file.
+pub(super) enum Among {
+    /// It has no other, or those are different now.
+    None,
+    /// The first of the group with this number.
+    First(u64),
+    /// A further one, of which the first, at this path, was there already: joined to it if it is the same.
+    Beside(Box<[u8]>),
 }
 
 enum FileState {
@@ -135,7 +145,7 @@ impl Job {
         &self,
         directory: Trail,
         entry: Entry,
-        group: Option<u64>,
+        among: Among,
         draft: &mut Draft,
     ) -> Result<Option<LongFile>> {
         let Entry { name, meta, detail: Detail::Regular(contents), xattrs, error, .. } = entry else {
@@ -150,7 +160,7 @@ impl Job {
             error: error.map(String::into_boxed_str),
             pending: AtomicUsize::new(1),
             state: RwLock::new(FileState::New),
-            group,
+            among,
         });
         if contents.level > 0 {
             let pieces = self.vfs.pieces(&contents, 0..size);
@@ -327,7 +337,12 @@ impl Job {
         *state = FileState::Closed;
         match self.target.create_file(&file.path(), file.attributes()) {
             Ok(Some(f)) => *state = FileState::Open(f),
-            Ok(None) => add(&self.counts.kept, 1),
+            Ok(None) => {
+                if let Among::First(group) = file.among {
+                    self.names.settle(group, Fate::Kept);
+                }
+                add(&self.counts.kept, 1);
+            }
             Err(e) => self.entry_failed(&file.path(), e)?,
         }
         Ok(())
@@ -358,7 +373,11 @@ impl Job {
         let FileState::Open(f) = state else { return Ok(()) };
         match f.finish(file.attributes()) {
             Ok(missing) => {
-                file.group.into_iter().for_each(|group| self.names.made(group));
+                match &file.among {
+                    Among::First(group) => self.names.settle(*group, Fate::Made),
+                    Among::Beside(first) => self.join(&file.path(), first)?,
+                    Among::None => {}
+                }
                 add(&self.counts.files, 1);
                 add(&self.counts.bytes, file.meta.size);
                 let path = file.path();

@@ -17,10 +17,20 @@ struct First {
     name: Box<[u8]>,
     /// Of all that names of one file share.
     digest: [u8; 16],
-    /// It was restored.
-    made: bool,
+    fate: Fate,
     /// Names still to come, here or elsewhere.
     left: u32,
+}
+
+/// What became of a first name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It was not restored, so far.
+    Missing,
+    /// It was restored.
+    Made,
+    /// Something was there, and stays.
+    Kept,
 }
 
 /// What an entry is among the names of one file.
@@ -45,22 +55,22 @@ impl FirstNames {
         }
         let (directory, name, left) =
             (directory.clone(), entry.name.as_slice().into(), links.count.max(1) - 1);
-        names.insert(links.group, First { directory, name, digest, made: false, left });
+        names.insert(links.group, First { directory, name, digest, fate: Fate::Missing, left });
         Name::First(links.group)
     }
 
-    /// The first name of a group was restored.
-    pub(super) fn made(&self, group: u64) {
+    /// What became of the first name of a group.
+    pub(super) fn settle(&self, group: u64, fate: Fate) {
         if let Some(first) = self.lock().get_mut(&group) {
-            first.made = true;
+            first.fate = fate;
         }
     }
 
-    /// The path of a group's first name, for one further name; `None` if it was not restored.
-    pub(super) fn path(&self, group: u64) -> Option<Vec<u8>> {
+    /// The path of a group's first name and what became of it, for one further name.
+    pub(super) fn path(&self, group: u64) -> Option<(Vec<u8>, Fate)> {
         let mut names = self.lock();
         let first = names.get_mut(&group)?;
-        let path = first.made.then(|| first.directory.path_of(b"", &first.name));
+        let path = Some((first.directory.path_of(b"", &first.name), first.fate));
         first.left = first.left.saturating_sub(1);
         if first.left == 0 {
             names.remove(&group);
@@ -82,6 +92,7 @@ fn digest(entry: &Entry) -> [u8; 16] {
         xattrs: Vec::new(),
         links: None,
         error: None,
+        extra: None,
     };
     bare.encode(&mut shared);
     blake3::hash(&shared).as_bytes().first_chunk().copied().unwrap_or_default()
@@ -97,7 +108,7 @@ mod tests {
         let meta = Metadata { kind: Kind::Regular, ..Metadata::directory(mode) };
         let links = Some(Links { group: 7, count: 3 });
         let detail = Detail::Regular(Contents::default());
-        Entry { name: name.into(), meta, detail, xattrs: vec![], links, error: None }
+        Entry { name: name.into(), meta, detail, xattrs: vec![], links, error: None, extra: None }
     }
 
     #[test]
@@ -106,10 +117,10 @@ mod tests {
         assert_eq!(names.meet(&here, &entry("a", 0o644)), Name::First(7));
         assert_eq!(names.meet(&here, &entry("b", 0o644)), Name::Further(7));
         assert_eq!(names.meet(&here, &entry("c", 0o600)), Name::Only, "it was changed in between");
-        names.made(7);
-        assert_eq!(names.path(7), Some(b"d/a".to_vec()));
+        names.settle(7, Fate::Made);
+        assert_eq!(names.path(7), Some((b"d/a".to_vec(), Fate::Made)));
         assert_eq!(names.meet(&here, &entry("e", 0o644)), Name::Further(7));
-        assert_eq!(names.path(7), Some(b"d/a".to_vec()));
+        assert_eq!(names.path(7), Some((b"d/a".to_vec(), Fate::Made)));
         assert!(names.lock().is_empty());
     }
 }

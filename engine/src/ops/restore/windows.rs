@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
-use super::fill::{Draft, LongFile, Plan};
-use super::links::Name;
+use super::fill::{Among, Draft, LongFile, Plan};
+use super::links::{Fate, Name};
 use super::{Job, add};
 use crate::error::Result;
 use crate::exporter::{Attributes, Made};
@@ -159,10 +159,10 @@ impl Gatherer {
             Name::Only => None,
         };
         if let Detail::Regular(_) = &entry.detail {
-            self.long = job.draw_up(directory, entry, group, draft)?;
+            self.long = job.draw_up(directory, entry, group.map_or(Among::None, Among::First), draft)?;
             return Ok(());
         }
-        job.special(path, &entry, group)
+        job.special(path, &entry, group).map(|_| ())
     }
 
     fn enter(&mut self, entry: &Entry) -> Result<()> {
@@ -183,7 +183,8 @@ impl Gatherer {
 }
 
 impl Job {
-    fn special(&self, path: &[u8], entry: &Entry, group: Option<u64>) -> Result<()> {
+    /// Makes what has no contents; tells whether it did.
+    pub(super) fn special(&self, path: &[u8], entry: &Entry, group: Option<u64>) -> Result<Made> {
         let target = match &entry.detail {
             Detail::Symlink(target) => Some(target.as_slice()),
             _ => None,
@@ -191,15 +192,19 @@ impl Job {
         let attributes = Attributes { meta: &entry.meta, xattrs: &entry.xattrs };
         match self.target.make_special(path, target, attributes) {
             Ok((Made::Yes, missing)) => {
-                group.into_iter().for_each(|group| self.names.made(group));
+                group.into_iter().for_each(|group| self.names.settle(group, Fate::Made));
                 add(&self.counts.others, 1);
                 self.monitor.event(Event::Entry { path, bytes: 0 });
                 self.incomplete(path, &missing);
                 self.recorded(path, entry.error.as_deref());
+                Ok(Made::Yes)
             }
-            Ok((Made::Kept, _)) => add(&self.counts.kept, 1),
-            Err(e) => self.entry_failed(path, e)?,
+            Ok((Made::Kept, _)) => {
+                group.into_iter().for_each(|group| self.names.settle(group, Fate::Kept));
+                add(&self.counts.kept, 1);
+                Ok(Made::Kept)
+            }
+            Err(e) => self.entry_failed(path, e).map(|()| Made::Kept),
         }
-        Ok(())
     }
 }
