@@ -86,7 +86,7 @@ install-system: ## for the whole machine: the program, its names for mount(8), t
 		>"$(DESTDIR)$(PREFIX)/lib/systemd/system/plakar-mount@.service"
 
 # System packages that building and testing need, on Debian and Ubuntu. Quiet and without effect when they are there.
-PACKAGES := gcc fuse3 attr acl util-linux mount procps curl strace time zstd
+PACKAGES := gcc fuse3 attr acl e2fsprogs util-linux mount procps curl strace time zstd
 .PHONY: system
 system:
 	@missing=(); for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing+=($$p); done; \

@@ -136,6 +136,15 @@ fn find(argument: &OsStr, catalog: &Catalog, filter: &Filter) -> anyhow::Result<
     Ok((snapshot, path))
 }
 
+/// Finds what `ID` means, where no path may follow.
+fn find_whole(argument: &OsStr, catalog: &Catalog, filter: &Filter) -> anyhow::Result<Arc<Snapshot>> {
+    if Spec::parse(argument.as_bytes()).path.is_some() {
+        let text = format!("{}: a whole snapshot is wanted here, no path in it", argument.to_string_lossy());
+        return Err(crate::report::Failure::usage(text, None).into());
+    }
+    Ok(find(argument, catalog, filter)?.0)
+}
+
 /// The newest snapshot that fits.
 fn newest(catalog: &Catalog, filter: &Filter) -> anyhow::Result<Arc<Snapshot>> {
     filter.check_choice(catalog)?;

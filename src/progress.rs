@@ -250,6 +250,18 @@ impl Monitor for Progress {
                 self.counters.total_bytes.store(bytes, Ordering::Relaxed);
             }
             Event::Failed { path, reason } => self.fail(path, reason),
+            Event::LeftOut { path, by } if self.lists => match self.show {
+                Show::Json(_) => {
+                    let mut event = json!({ "type": "left_out", "by": by });
+                    json::put_bytes(&mut event, "path", path);
+                    self.print(Flush::Later, |out| out.json(&event));
+                }
+                _ => {
+                    self.print(Flush::Now, |_| Ok(()));
+                    screen::line(&format!("left out: {} ({by})", text::printable(path)));
+                }
+            },
+            Event::LeftOut { .. } => {}
             Event::Notice { text } if self.notices_shown => match self.show {
                 Show::Json(_) => self.emit(&json!({ "type": "notice", "text": text })),
                 _ => screen::line(&format!("note: {text}")),

@@ -10,6 +10,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use serde_json::Value;
 
+use crate::common::sandbox::run_tool;
 use crate::common::torture;
 use crate::common::{ALL, Directory, Sandbox, hex_id};
 
@@ -342,4 +343,168 @@ fn patterns_with_a_slash_belong_to_what_is_backed_up_and_to_the_folder_of_their_
     let has = |name: &str| listed.text().lines().any(|l| l.ends_with(&format!("/source/{name}")));
     let names = ["first", "kept", "b/x", "c/keep.log", "c/other.log", "deep/first", "deep/mine"];
     assert_eq!(names.map(has), [false, true, false, false, true, true, false], "{listed}");
+    // What was left out, and by which pattern; and patterns that do nothing, with what may be wrong.
+    let args =
+        ["backup", "-dry-run", "-ignore-file", "rules", "-ignore", "*.log", "-ignore", "./deep", "source"];
+    sandbox.run(args).succeeds().says(&[
+        "source/first (pattern /first)",
+        "source/c/keep.log (pattern *.log)",
+        "the pattern ./deep fitted nothing: begin it with /",
+    ]);
+    // Of places that are named those that a pattern fits are left out; not all of them can be.
+    let out = sandbox.run(["backup", "-ignore", "first", "source/first", "source/kept"]).succeeds();
+    assert!(!out.text().contains("fitted nothing"), "{out}");
+    let listed = sandbox.run(["ls", "-recursive", "latest"]).succeeds();
+    assert!(listed.text().contains("/source/kept") && !listed.text().contains("/source/first"), "{listed}");
+    sandbox.run(["backup", "-ignore", "fir*", "source/first"]).ends_with(1).says(&["fir*", "named"]);
+}
+
+/// A tree of a few files that are old enough to be trusted, and what to say of a backup of it.
+fn small(root: &Path) {
+    std::fs::create_dir_all(root.join("dir")).unwrap();
+    for name in ["a", "b", "dir/c"] {
+        std::fs::write(root.join(name), name.repeat(5000)).unwrap();
+    }
+    std::fs::hard_link(root.join("a"), root.join("dir/link")).unwrap();
+}
+
+fn backup<const N: usize>(sandbox: &Sandbox, options: [&str; N], places: &[&Path]) -> u64 {
+    let mut args: Vec<std::ffi::OsString> = vec!["backup".into(), "-json".into()];
+    args.extend(options.iter().map(Into::into));
+    args.extend(places.iter().map(|p| p.as_os_str().to_owned()));
+    let done = sandbox.run(args).succeeds();
+    files_read(&done.summary())
+}
+
+#[test]
+fn other_attributes_are_recorded_without_reading_contents() {
+    let sandbox = Sandbox::with_key_file();
+    let root = sandbox.path("source");
+    small(&root);
+    let_it_age();
+    assert!(backup(&sandbox, [], &[&root]) > 0);
+    run_tool("chmod", ["-R".as_ref(), "go-rwx".as_ref(), root.as_os_str()]);
+    std::fs::hard_link(root.join("b"), root.join("dir/b too")).unwrap();
+    rustix::fs::chown(root.join("dir/c"), Some(rustix::fs::Uid::from_raw(7)), None).unwrap();
+    let watch = Watch::new(&root);
+    // The new name is new; of the files that were there none is read.
+    assert_eq!(backup(&sandbox, [], &[&root]), 1);
+    assert_eq!(watch.read_files(), ["b too"]);
+    ALL.check(&root, &sandbox.restore("latest"));
+    let_it_age();
+    backup(&sandbox, [], &[&root]);
+    // Written in place with its time put back: read, for no attribute explains it, as is what has other extended attributes.
+    let d = Directory::open(&root);
+    let before = d.at("a").stat();
+    std::fs::write(root.join("a"), "A".repeat(5000)).unwrap();
+    #[expect(clippy::unnecessary_cast, reason = "their types differ between systems")]
+    d.at("a").mtime(before.st_mtime as i64, before.st_mtime_nsec as i64);
+    run_tool("setfattr", ["-n", "user.x", "-v", "1", root.join("b").to_str().unwrap()]);
+    assert_eq!(backup(&sandbox, [], &[&root]), 4);
+    ALL.check(&root, &sandbox.restore("latest"));
+    sandbox
+        .run(["backup", "-change-by", "colour", root.to_str().unwrap()])
+        .ends_with(2)
+        .says(&["unexplained-ctime"]);
+}
+
+#[test]
+fn places_in_common_and_another_host_name_are_known_again() {
+    let sandbox = Sandbox::with_key_file();
+    let root = sandbox.path("source");
+    let other = sandbox.path("other");
+    small(&root);
+    small(&other);
+    let_it_age();
+    let all = backup(&sandbox, [], &[&root]);
+    assert_eq!(all, 4);
+    // One more place, the one above, one of those within.
+    assert_eq!(backup(&sandbox, [], &[&root, &other]), all);
+    let_it_age();
+    let above = sandbox.path("above");
+    std::fs::create_dir(&above).unwrap();
+    assert_eq!(backup(&sandbox, [], &[&root, &other, &above]), 0);
+    assert_eq!(backup(&sandbox, [], &[&root.join("dir")]), 0);
+    sandbox.run(["check"]).succeeds();
+    // Each now knows its own, and a change is seen.
+    std::fs::write(root.join("dir/c"), "changed").unwrap();
+    assert_eq!(backup(&sandbox, [], &[&root, &other]), 1);
+    assert_eq!(backup(&sandbox, ["-parent", "none"], &[&root, &other]), 2 * all);
+    assert_eq!(backup(&sandbox, ["-parent", "latest"], &[&root, &other]), 1);
+    sandbox.run(["backup", "-parent", "beef", root.to_str().unwrap()]).ends_with(1).says(&["beef"]);
+    // As a container with each start.
+    let_it_age();
+    assert_eq!(backup(&sandbox, [], &[&root]), 1);
+    let renamed = ["unshare", "--uts", "sh", "-c", "hostname elsewhere && exec \"$0\" \"$@\""];
+    let args = ["backup", "-json", root.to_str().unwrap()];
+    let done = crate::common::Outcome::of(&mut sandbox.under(&renamed, args)).succeeds().summary();
+    assert_eq!(done["snapshot"]["origin"], "elsewhere", "{done}");
+    assert_eq!(files_read(&done), 0);
+    ALL.check(&root, &sandbox.restore("latest"));
+    // By the tree alone, the file cache being lost.
+    std::fs::remove_dir_all(sandbox.path("home/.cache")).unwrap();
+    assert_eq!(backup(&sandbox, [], &[&root, &other]), 0);
+    sandbox.run(["check"]).succeeds();
+}
+
+/// An image with a file system, on a loop device.
+struct Image(std::path::PathBuf);
+
+impl Image {
+    fn mount(image: &Path, at: &Path) -> Self {
+        run_tool("mount", ["-o".as_ref(), "loop".as_ref(), image.as_os_str(), at.as_os_str()]);
+        Self(at.into())
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_file_system_is_known_again_whatever_its_device_number() {
+    let sandbox = Sandbox::with_key_file();
+    let (one, two, at) = (sandbox.path("one.img"), sandbox.path("two.img"), sandbox.path("at"));
+    std::fs::create_dir(&at).unwrap();
+    let fresh = |image: &Path| {
+        std::fs::File::create(image).unwrap().set_len(16 << 20).unwrap();
+        // Without checksums another number can be given to it unchecked.
+        run_tool("mkfs.ext4", ["-qFO".as_ref(), "^metadata_csum".as_ref(), image.as_os_str()]);
+    };
+    fresh(&one);
+    let mounted = Image::mount(&one, &at);
+    small(&at);
+    let number = Directory::open(&at).at("a").stat().st_dev;
+    let_it_age();
+    let all = backup(&sandbox, [], &[&at]);
+    assert_eq!(all, 4);
+    assert_eq!(backup(&sandbox, [], &[&at]), 0);
+    drop(mounted);
+    // Another image takes the device that it had.
+    fresh(&two);
+    let between = sandbox.path("between");
+    std::fs::create_dir(&between).unwrap();
+    let taken = Image::mount(&two, &between);
+    let mounted = Image::mount(&one, &at);
+    assert_ne!(Directory::open(&at).at("a").stat().st_dev, number, "the same device again shows nothing");
+    assert_eq!(backup(&sandbox, [], &[&at]), 0);
+    ALL.check(&at, &sandbox.restore("latest"));
+    drop((mounted, taken));
+    // A replaced disk: the same names, numbers, sizes and times, ctimes too, and other contents.
+    let mut bytes = std::fs::read(&one).unwrap();
+    let block = [b'b'; 1024];
+    let found: Vec<usize> =
+        (0..bytes.len()).step_by(1024).filter(|i| bytes[*i..].starts_with(&block)).collect();
+    assert!(!found.is_empty());
+    found.into_iter().for_each(|i| bytes[i..i + 1024].fill(b'B'));
+    std::fs::write(&two, bytes).unwrap();
+    let quiet =
+        std::process::Command::new("tune2fs").args(["-f", "-U", "random"]).arg(&two).output().unwrap();
+    assert!(quiet.status.success(), "{quiet:?}");
+    let mounted = Image::mount(&two, &at);
+    assert_eq!(backup(&sandbox, [], &[&at]), all);
+    ALL.check(&at, &sandbox.restore("latest"));
+    drop(mounted);
 }

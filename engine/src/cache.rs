@@ -23,7 +23,7 @@ pub struct LocalDirs {
 }
 
 /// The layouts' versions: another one is another directory.
-const CACHE_VERSION: &str = "v2";
+const CACHE_VERSION: &str = "v3";
 const STATE_VERSION: &str = "v1";
 
 /// The directory of frames in the cache of a store.
@@ -63,13 +63,13 @@ const PAGE_BYTES: u32 = 16 << 10;
 /// A directory of the file cache as it was: itself and its parent as hashes, its record.
 pub(crate) type DirectoryRow = (i64, i64, Vec<u8>);
 
-/// What the file cache of a source describes.
-#[derive(Debug)]
+/// A source in the file cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CachedSource {
+    /// Its name.
+    pub(crate) source: [u8; 16],
     /// The snapshot that its directories were written with.
     pub(crate) snapshot: ObjectId,
-    /// The states that the index held then.
-    pub(crate) states: HashSet<ObjectId>,
 }
 
 /// A file without a name for this process, where there is a place for it.
@@ -207,15 +207,21 @@ impl LocalCache {
         Ok(tx.commit()?)
     }
 
-    /// What the file cache of a source describes.
-    pub(crate) fn source(&self, source: &[u8; 16]) -> Result<Option<CachedSource>> {
+    /// The sources that the file cache knows.
+    pub(crate) fn sources(&self) -> Result<Vec<CachedSource>> {
         let db = self.database();
-        let mut query = db.prepare_cached("SELECT snapshot FROM sources WHERE source = ?1")?;
-        let snapshot = query.query_row([&source[..]], |r| Ok(ObjectId(r.get(0)?))).optional()?;
+        let mut query = db.prepare_cached("SELECT source, snapshot FROM sources")?;
+        let row =
+            |r: &rusqlite::Row<'_>| Ok(CachedSource { source: r.get(0)?, snapshot: ObjectId(r.get(1)?) });
+        Ok(query.query_map([], row)?.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// The states that the index held when the directories of a source were written.
+    pub(crate) fn source_states(&self, source: &[u8; 16]) -> Result<HashSet<ObjectId>> {
+        let db = self.database();
         let mut query = db.prepare_cached("SELECT state FROM source_states WHERE source = ?1")?;
         let states = query.query_map([&source[..]], |r| Ok(ObjectId(r.get(0)?)))?;
-        let states = states.collect::<rusqlite::Result<_>>()?;
-        Ok(snapshot.map(|snapshot| CachedSource { snapshot, states }))
+        Ok(states.collect::<rusqlite::Result<_>>()?)
     }
 
     /// The record of a directory, of whatever source: the hash names both.

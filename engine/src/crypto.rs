@@ -283,7 +283,7 @@ impl Keyring {
     }
 
     /// The hard-link group of an inode; never 0.
-    pub fn link_group(&self, device: u64, inode: u64) -> u64 {
+    pub fn link_group(&self, (device, inode): (u64, u64)) -> u64 {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&device.to_le_bytes());
         bytes[8..].copy_from_slice(&inode.to_le_bytes());

@@ -39,10 +39,10 @@ impl ImportError {
 pub struct Stamp {
     /// Time of the last change of contents or metadata, ns since 1970; 0 when the source has none.
     pub ctime_ns: i64,
-    /// Inode or the like; 0 when the source has none.
+    /// Inode or the like; 0 when the source has none that lasts.
     pub inode: u64,
-    /// The file system's number; inodes are unique within it.
-    pub device: u64,
+    /// The file system, by what stays the same wherever and whenever it is mounted; 0 when the source has no such thing.
+    pub volume: u64,
 }
 
 /// One name in a directory of a source.
@@ -54,6 +54,8 @@ pub struct SourceEntry {
     pub meta: Metadata,
     /// Its change stamp.
     pub stamp: Stamp,
+    /// Device and inode: what all names of one file have in common in this run.
+    pub file: (u64, u64),
     /// Number of hard links to it (1 when the source has no such thing).
     pub links: u64,
     /// A regular file that takes less room than its size, so that it is worth asking for its holes.
@@ -143,8 +145,8 @@ pub trait SourceFile: Send {
     /// file). `None`: no data from here to the end. Moves the position to where that data begins, or to the end.
     fn next_data(&mut self, at: u64) -> Result<Option<(u64, u64)>, ImportError>;
 
-    /// Metadata and stamp as they are now, to notice a change while it was read.
-    fn now(&self) -> Result<(Metadata, Stamp), ImportError>;
+    /// Metadata and the stamp's ctime as they are now, to notice a change while it was read.
+    fn now(&self) -> Result<(Metadata, i64), ImportError>;
 
     /// Whether what is read is made at that moment, as in `/proc`: then its size and times say nothing about it.
     fn is_made_up(&self) -> bool {

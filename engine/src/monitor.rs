@@ -17,6 +17,13 @@ pub enum Event<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// An entry is left out; told in dry runs only.
+    LeftOut {
+        /// Its absolute path.
+        path: &'a [u8],
+        /// What leaves it out.
+        by: &'a str,
+    },
     /// Something worth telling that is no failure.
     Notice {
         /// What.

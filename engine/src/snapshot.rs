@@ -194,7 +194,15 @@ impl Snapshot {
             partial: false,
         };
         let meta = crate::meta::Metadata::directory(0o755);
-        let root = Entry { name: b".".to_vec(), meta, detail, xattrs: vec![], links: None, error: None };
+        let root = Entry {
+            name: b".".to_vec(),
+            meta,
+            detail,
+            xattrs: vec![],
+            links: None,
+            error: None,
+            extra: None,
+        };
         Self {
             id: ObjectId([0; 32]),
             root,

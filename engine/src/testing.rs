@@ -181,7 +181,8 @@ impl Fixture {
         SourceEntry {
             name: name.to_vec(),
             meta: self.meta.clone(),
-            stamp: Stamp { ctime_ns: self.ctime_ns, inode: self.inode, device: 1 },
+            stamp: Stamp { ctime_ns: self.ctime_ns, inode: self.inode, volume: 1 },
+            file: (1, self.inode),
             links: self.links,
             sparse: self.sparse,
             target: match &self.what {
@@ -341,8 +342,8 @@ impl SourceFile for FixtureFile {
         Ok(Some((start as u64, end as u64)))
     }
 
-    fn now(&self) -> Result<(Metadata, Stamp), ImportError> {
-        Ok((self.entry.meta.clone(), self.entry.stamp))
+    fn now(&self) -> Result<(Metadata, i64), ImportError> {
+        Ok((self.entry.meta.clone(), self.entry.stamp.ctime_ns))
     }
 }
 

@@ -42,6 +42,8 @@ const HAS_GROUP: u64 = 2;
 const HAS_ERROR: u64 = 4;
 const NO_CONTENTS: u64 = 8;
 const HAS_EXTRA: u64 = 16;
+/// Bytes of extra fields.
+const MAX_EXTRA: usize = 1 << 20;
 
 /// Some bytes of a file: a blob (or, in a list above level 0, an extent list), or a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +198,8 @@ pub struct Entry {
     pub links: Option<Links>,
     /// What went wrong when it was backed up.
     pub error: Option<String>,
+    /// Fields that this version knows nothing of, as they are: whoever takes the entry over keeps them.
+    pub extra: Option<Box<[u8]>>,
 }
 
 /// Whether bytes may be a name in a directory.
@@ -236,7 +240,8 @@ impl Entry {
         let xattrs: usize = self.xattrs.iter().map(|x| 80 + x.name.len() + x.value.len()).sum();
         let error = self.error.as_ref().map_or(0, String::capacity);
         // 16: what the allocator adds to a name.
-        size_of::<Self>() + 16 + self.name.capacity() + detail + xattrs + error
+        let extra = self.extra.as_ref().map_or(0, |extra| 16 + extra.len());
+        size_of::<Self>() + 16 + self.name.capacity() + detail + xattrs + error + extra
     }
 
     /// Appends the encoding.
@@ -252,6 +257,7 @@ impl Entry {
         let flags = if self.xattrs.is_empty() { 0 } else { HAS_XATTRS }
             | self.links.map_or(0, |_| HAS_GROUP)
             | self.error.as_ref().map_or(0, |_| HAS_ERROR)
+            | self.extra.as_ref().map_or(0, |_| HAS_EXTRA)
             | if missing { NO_CONTENTS } else { 0 };
         out.put_uv(flags);
         out.put_uv(u64::from(m.mode));
@@ -295,6 +301,9 @@ impl Entry {
         }
         if let Some(error) = &self.error {
             out.put_bytes(error.as_bytes());
+        }
+        if let Some(extra) = &self.extra {
+            out.put_bytes(extra);
         }
     }
 
@@ -361,15 +370,15 @@ impl Entry {
         let error = (flags & HAS_ERROR != 0)
             .then(|| r.text(MAX_ERROR, "error text").map(String::from))
             .transpose()?;
-        if flags & HAS_EXTRA != 0 {
-            crate::wire::read_fields(
-                r.bytes(1 << 20, "extra fields")?,
-                "extra fields of an entry",
-                |_, _| Ok(false),
-            )?;
-        }
+        let extra = if flags & HAS_EXTRA != 0 {
+            let fields = r.bytes(MAX_EXTRA, "extra fields")?;
+            crate::wire::read_fields(fields, "extra fields of an entry", |_, _| Ok(false))?;
+            Some(fields.into())
+        } else {
+            None
+        };
         let meta = Metadata { kind, mode, uid, gid, mtime, size, rdev };
-        Ok(Self { name, meta, detail, xattrs, links, error })
+        Ok(Self { name, meta, detail, xattrs, links, error, extra })
     }
 
     /// The next entry of a local record.

@@ -150,7 +150,7 @@ fn rows_of<'a>(args: impl Iterator<Item = &'a Arg>) -> Vec<(String, String)> {
             format!("-{name}")
         };
         let mut right = arg.get_help().map(ToString::to_string).unwrap_or_default();
-        let hidden = !arg.get_action().takes_values();
+        let hidden = !arg.get_action().takes_values() || arg.is_hide_possible_values_set();
         let values: Vec<_> = arg.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect();
         if !hidden && !values.is_empty() {
             let default: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();

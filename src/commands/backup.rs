@@ -14,9 +14,10 @@ use plakar_engine::error::ErrorKind;
 use plakar_engine::importer::Importer;
 use plakar_engine::monitor::{Event, Monitor};
 use plakar_engine::ops::Cancel;
-use plakar_engine::ops::backup::{BackupOptions, BackupReport, anchored_at, backup};
+use plakar_engine::ops::backup::{BackupOptions, BackupReport, ChangeBy, Ctime, Parent, Pattern, backup};
 use plakar_engine::ops::check::{Depth, Scope, check};
 use plakar_engine::repository::Repository;
+use plakar_engine::select::Filter;
 use plakar_engine::snapshot::Snapshot;
 use serde_json::json;
 
@@ -70,6 +71,20 @@ pub(crate) struct BackupArgs {
     /// Read every file, changed or not
     #[arg(long)]
     reread: bool,
+    /// Compare with this snapshot, by default the last one of the same places; none reads every file
+    #[arg(long, value_name = "ID|none")]
+    parent: Option<OsString>,
+    /// What tells that a file has changed, beside its size: mtime, inode, volume (the file system), unexplained-ctime (which
+    /// no other mode, owner or number of links accounts for), all by default; or ctime (whatever accounts for it)
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        default_value = "mtime,unexplained-ctime,inode,volume",
+        hide_default_value = true,
+        hide_possible_values = true
+    )]
+    change_by: Vec<Mark>,
     /// What tells that a file has not changed: the last backup, or nothing
     #[arg(long, value_name = "CACHE", default_value = "vfs", value_parser = ["vfs", "no"])]
     cache: String,
@@ -96,6 +111,16 @@ pub(crate) struct BackupArgs {
     paths: Vec<OsString>,
 }
 
+/// What may tell that a file has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Mark {
+    Mtime,
+    Ctime,
+    UnexplainedCtime,
+    Inode,
+    Volume,
+}
+
 /// The largest file of patterns.
 const MAX_PATTERNS: u64 = 16 << 20;
 
@@ -105,13 +130,15 @@ pub(crate) async fn run(context: &AppContext, args: BackupArgs) -> anyhow::Resul
         context.notice("-packfiles has no effect: packfiles go straight to the store");
     }
     let source = source(context, &args)?;
-    let options = BackupOptions {
+    let mut options = BackupOptions {
         ignore: patterns(&args)?,
-        reread: args.reread || args.cache == "no",
+        parent: Parent::Newest,
+        change_by: change_by(&args.change_by),
         dry_run: args.dry_run,
         header: Some(header(context, &args, &*source)?),
     };
     let repository = context.open().await?;
+    options.parent = parent(&args, &repository, source.kind()).await?;
     let cancel = super::cancel_on_signals("what was uploaded is kept")?;
     let bar = if args.no_progress || args.dry_run { Bar::Unwanted } else { Bar::Wanted };
     let lists = args.dry_run || context.globals.verbose;
@@ -137,6 +164,7 @@ pub(crate) async fn run(context: &AppContext, args: BackupArgs) -> anyhow::Resul
         let id = done.snapshot.id.short();
         progress.list_failures(done.errors, Some(&format!("`plakar info -errors {id}`")));
     }
+    idle_patterns(&done, &*progress);
     summarize(context, &args, &done, &progress)?;
     if args.check && !args.dry_run {
         let code = check_new(context, &repository, done.snapshot, cancel).await?;
@@ -159,6 +187,65 @@ pub(crate) async fn run(context: &AppContext, args: BackupArgs) -> anyhow::Resul
         (0, 1..) => ExitCode::CompletedWithErrors,
         (0, 0) => ExitCode::Ok,
     })
+}
+
+fn change_by(marks: &[Mark]) -> ChangeBy {
+    let has = |mark| marks.contains(&mark);
+    ChangeBy {
+        mtime: has(Mark::Mtime),
+        ctime: match (has(Mark::Ctime), has(Mark::UnexplainedCtime)) {
+            (true, _) => Ctime::Any,
+            (false, true) => Ctime::Unexplained,
+            (false, false) => Ctime::Ignored,
+        },
+        inode: has(Mark::Inode),
+        volume: has(Mark::Volume),
+    }
+}
+
+/// What the backup is compared with.
+async fn parent(args: &BackupArgs, repository: &Arc<Repository>, kind: &str) -> anyhow::Result<Parent> {
+    if args.reread || args.cache == "no" {
+        return Ok(Parent::None);
+    }
+    match &args.parent {
+        None => Ok(Parent::Newest),
+        Some(none) if none == "none" => Ok(Parent::None),
+        Some(id) => {
+            let catalog = repository.catalog().await?;
+            let snapshot = super::find_whole(id, &catalog, &Filter::default())?;
+            if snapshot.source != kind {
+                let text =
+                    format!("-parent {}: its source is {}, not {kind}", snapshot.id.short(), snapshot.source);
+                return Err(Failure::usage(text, Some(&["backup".into()])).into());
+            }
+            Ok(Parent::Snapshot(snapshot.id))
+        }
+    }
+}
+
+/// How many patterns without effect are told one by one.
+const FEW_PATTERNS: usize = 3;
+
+/// Tells of patterns that fitted nothing: each with what may be wrong with it, or, of many, all on one line. A list that
+/// serves for many machines has most of its patterns idle on each.
+fn idle_patterns(done: &BackupReport, monitor: &dyn Monitor) {
+    let idle = &done.idle_patterns;
+    let notice = |text: &str| monitor.event(Event::Notice { text });
+    let (told, other): (Vec<_>, Vec<_>) =
+        idle.iter().partition(|(_, cause)| idle.len() <= FEW_PATTERNS || cause.is_some());
+    for (pattern, cause) in told.iter().take(2 * FEW_PATTERNS) {
+        let cause = cause.unwrap_or("nothing has such a name");
+        notice(&format!("the pattern {pattern} fitted nothing: {cause}"));
+    }
+    let rest: Vec<&str> =
+        told.iter().skip(2 * FEW_PATTERNS).chain(&other).map(|(pattern, _)| pattern.as_str()).collect();
+    if !rest.is_empty() {
+        let count = text::counted(rest.len() as u64, "pattern");
+        let most = 8;
+        let more = if rest.len() > most { ", …" } else { "" };
+        notice(&format!("{count} fitted nothing: {}{more}", rest[..rest.len().min(most)].join(", ")));
+    }
 }
 
 /// For a bar that has no previous backup to tell how much there is: counts beside the backup, as a dry run, once that
@@ -232,7 +319,7 @@ fn source(context: &AppContext, args: &BackupArgs) -> anyhow::Result<Arc<dyn Imp
 }
 
 /// Patterns of files first, in order, then those of -ignore.
-fn patterns(args: &BackupArgs) -> anyhow::Result<Vec<String>> {
+fn patterns(args: &BackupArgs) -> anyhow::Result<Vec<Pattern>> {
     let mut patterns = Vec::new();
     for file in &args.ignore_file {
         let what = || format!("cannot read the ignore file {}", file.display());
@@ -240,15 +327,13 @@ fn patterns(args: &BackupArgs) -> anyhow::Result<Vec<String>> {
         let opened = std::fs::File::open(file).with_context(what)?;
         opened.take(MAX_PATTERNS).read_to_string(&mut text).with_context(what)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let folder =
-            std::fs::canonicalize(file).ok().and_then(|f| Some(f.parent()?.to_owned())).unwrap_or_default();
-        for line in text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
-            patterns.push(line.to_owned());
-            // As in git, what belongs to a place belongs to the file's folder.
-            patterns.extend(anchored_at(line, folder.as_os_str().as_bytes()));
-        }
+        // As in git, what belongs to a place belongs to the file's folder.
+        let file = std::fs::canonicalize(file).ok();
+        let folder = file.as_ref().and_then(|f| f.parent()).map(|f| f.as_os_str().as_bytes().to_vec());
+        let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        patterns.extend(lines.map(|line| Pattern { text: line.into(), folder: folder.clone() }));
     }
-    patterns.extend(args.ignore.iter().cloned());
+    patterns.extend(args.ignore.iter().map(|text| Pattern::from(text.as_str())));
     Ok(patterns)
 }
 
@@ -359,7 +444,13 @@ mod tests {
     #[test]
     fn the_summary_is_one_line() {
         let snapshot = Snapshot { read_bytes: 0, ..Snapshot::empty() };
-        let report = BackupReport { snapshot, errors: 0, files_read: 3, written_bytes: 1 << 20 };
+        let report = BackupReport {
+            snapshot,
+            errors: 0,
+            files_read: 3,
+            written_bytes: 1 << 20,
+            idle_patterns: vec![],
+        };
         assert_eq!(
             sentence(&report, "28.7ms"),
             "00000000: backup completed without errors in 28.7ms (in: 0 B, out: 1.0 MiB): 3 of 0 files read, 0 B in all"

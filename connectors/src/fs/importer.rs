@@ -3,6 +3,7 @@
 mod directory;
 mod file;
 mod mounts;
+mod volume;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -16,6 +17,7 @@ use rustix::fs::CWD;
 
 use directory::{FsDirectory, examine};
 use mounts::{Mount, OwnMounts};
+use volume::Volumes;
 
 /// What to take of a source.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,7 @@ struct Source {
     /// Mounts that are part of the source, under `one_file_system`.
     mounts: HashSet<Mount>,
     own_mounts: OwnMounts,
+    volumes: Volumes,
 }
 
 impl FsImporter {
@@ -96,7 +99,12 @@ impl FsImporter {
         Ok(Self {
             origin: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             roots: roots.into_iter().map(|r| r.into_os_string().into_vec()).collect(),
-            source: Arc::new(Source { options, mounts, own_mounts: OwnMounts::default() }),
+            source: Arc::new(Source {
+                options,
+                mounts,
+                own_mounts: OwnMounts::default(),
+                volumes: Volumes::default(),
+            }),
             users: Names::default(),
             groups: Names::default(),
         })

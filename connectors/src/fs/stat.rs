@@ -1,6 +1,5 @@
 //! From `stat` to the engine's metadata.
 
-use plakar_engine::importer::Stamp;
 use plakar_engine::meta::{Kind, Metadata, Timestamp};
 use rustix::fs::{FileType, Stat, major, minor};
 
@@ -43,13 +42,9 @@ pub(super) fn metadata(stat: &Stat) -> Option<Metadata> {
     })
 }
 
-/// What tells that it is unchanged.
-pub(super) fn stamp(stat: &Stat) -> Stamp {
-    Stamp {
-        ctime_ns: nanoseconds(stat.st_ctime, stat.st_ctime_nsec as i64),
-        inode: stat.st_ino,
-        device: stat.st_dev,
-    }
+/// Time of the last change, in nanoseconds since 1970.
+pub(super) fn ctime_ns(stat: &Stat) -> i64 {
+    nanoseconds(stat.st_ctime, stat.st_ctime_nsec as i64)
 }
 
 /// Nanoseconds since 1970, at the ends of the range for times that some file systems make up.

@@ -11,10 +11,12 @@
 
 mod ahead;
 mod assemble;
+mod change;
 mod compare;
 mod dry_run;
 mod exclude;
 mod order;
+mod parent;
 mod previous;
 mod read;
 mod scan;
@@ -27,26 +29,31 @@ use super::Cancel;
 use super::check::{Depth, Scope, check};
 use crate::error::{Error, Result};
 use crate::importer::Importer;
+use crate::meta::Kind;
 use crate::monitor::{Event, Monitor};
 use crate::repository::writer::Run;
 use crate::repository::{Repository, now_ns};
 use crate::snapshot::Snapshot;
 use assemble::Assembly;
-use exclude::Excludes;
+use exclude::{Excludes, Why};
 use order::Order;
 use previous::Previous;
 
-pub use exclude::anchored_at;
+pub use change::{ChangeBy, Ctime};
+pub use exclude::Pattern;
+pub use parent::Parent;
 
 /// What to write into the snapshot, and how to go about it.
 #[derive(Clone, Debug, Default)]
 pub struct BackupOptions {
     /// Header fields; roots, type, origin, summary and counters are filled in. `time_ns` 0 means now.
     pub header: Option<Snapshot>,
-    /// Gitignore patterns, matched against absolute paths.
-    pub ignore: Vec<String>,
-    /// Read every file, whatever the file cache says.
-    pub reread: bool,
+    /// What is left out; later patterns overrule earlier ones.
+    pub ignore: Vec<Pattern>,
+    /// The backup that this one is compared with.
+    pub parent: Parent,
+    /// What tells that a file has changed since then.
+    pub change_by: ChangeBy,
     /// List what would be backed up, through the monitor, and store nothing.
     pub dry_run: bool,
 }
@@ -62,6 +69,8 @@ pub struct BackupReport {
     pub files_read: u64,
     /// Bytes put into the store, the snapshot itself among them.
     pub written_bytes: u64,
+    /// Patterns that fitted nothing, each with the likely cause if one is known.
+    pub idle_patterns: Vec<(String, Option<&'static str>)>,
 }
 
 /// Backs up a source.
@@ -76,32 +85,34 @@ pub async fn backup(
     monitor: Arc<dyn Monitor>,
     cancel: Cancel,
 ) -> Result<BackupReport> {
-    let excludes = Excludes::new(&options.ignore, source.roots(), repository.store().local_path())?;
+    let excludes = Arc::new(Excludes::new(&options.ignore, source.roots(), repository.store().local_path())?);
     let mut snapshot = options.header.clone().unwrap_or_else(Snapshot::empty);
     if snapshot.time_ns == 0 {
         snapshot.time_ns = now_ns();
     }
     snapshot.source = source.kind().into();
     snapshot.origin = source.origin().into();
-    snapshot.roots = source.roots().to_vec();
-    snapshot.excludes.clone_from(&options.ignore);
+    snapshot.roots = wanted_roots(&source, &excludes).await?;
+    snapshot.excludes = options.ignore.iter().map(|p| p.text.clone()).collect();
     if options.dry_run {
-        let errors =
-            crate::repository::blocking(move || dry_run::list(&*source, &excludes, &*monitor, &cancel))
-                .await?;
-        return Ok(BackupReport { snapshot, errors, files_read: 0, written_bytes: 0 });
+        let (roots, rules) = (snapshot.roots.clone(), excludes.clone());
+        let list = move || dry_run::list(&*source, &roots, &rules, &*monitor, &cancel);
+        let errors = crate::repository::blocking(list).await?;
+        let idle_patterns = excludes.without_effect();
+        return Ok(BackupReport { snapshot, errors, files_read: 0, written_bytes: 0, idle_patterns });
     }
     let begun = Instant::now();
     let run = Run::begin(repository, &snapshot.host, "backup", cancel.clone()).await?;
     let done = async {
-        let previous = Previous::find(&run, &*source, options.reread).await?;
+        let previous = Previous::find(&run, &snapshot, options.parent).await?;
         if let Some(totals) = previous.totals() {
             monitor.event(Event::Total { entries: totals.entries(), bytes: totals.bytes });
         }
         let assembly =
-            Arc::new(Assembly::new(run.clone(), source, monitor.clone(), cancel.clone(), previous)?);
-        let working = assembly.clone();
-        crate::repository::blocking(move || work(&working, &excludes)).await?;
+            Assembly::new(run.clone(), source, monitor.clone(), cancel.clone(), previous, options.change_by)?;
+        let assembly = Arc::new(assembly);
+        let (working, rules, roots) = (assembly.clone(), excludes.clone(), snapshot.roots.clone());
+        crate::repository::blocking(move || work(&working, &roots, &rules)).await?;
         snapshot.root = assembly.take_root()?;
         snapshot.owners = Some(assembly.owners()?);
         assembly.flush()?;
@@ -113,13 +124,37 @@ pub async fn backup(
         }
         let errors = assembly.errors.load(Ordering::Relaxed);
         let files_read = assembly.files_read.load(Ordering::Relaxed);
-        Ok(BackupReport { snapshot, errors, files_read, written_bytes: run.added_bytes() })
+        let (written_bytes, idle_patterns) = (run.added_bytes(), excludes.without_effect());
+        Ok(BackupReport { snapshot, errors, files_read, written_bytes, idle_patterns })
     };
     let done = done.await;
     if done.is_err() {
         run.abandon().await;
     }
     done
+}
+
+/// The places of a source but those that a pattern fits: it was asked for both, and who names many by one word of the shell
+/// means the pattern.
+async fn wanted_roots(source: &Arc<dyn Importer>, excludes: &Arc<Excludes>) -> Result<Vec<Vec<u8>>> {
+    let (source, excludes) = (source.clone(), excludes.clone());
+    crate::repository::blocking(move || {
+        let (mut wanted, mut by) = (Vec::new(), None);
+        for root in source.roots() {
+            let is_directory = source.entry(root).is_ok_and(|e| e.meta.kind == Kind::Directory);
+            match excludes.why(root, is_directory) {
+                Some(Why::Pattern(pattern)) => by = Some(pattern),
+                Some(Why::Store) | None => wanted.push(root.clone()),
+            }
+        }
+        match by {
+            Some(pattern) if wanted.is_empty() => Err(Error::Usage(format!(
+                "there is nothing to back up: the pattern {pattern:?} leaves out what was named"
+            ))),
+            _ => Ok(wanted),
+        }
+    })
+    .await
 }
 
 /// How often a run that is late begins anew.
@@ -147,7 +182,7 @@ async fn commit(run: &Arc<Run>, snapshot: Snapshot, cancel: &Cancel) -> Result<S
 }
 
 /// Runs the stages to their end.
-fn work(assembly: &Arc<Assembly>, excludes: &Excludes) -> Result<()> {
+fn work(assembly: &Arc<Assembly>, roots: &[Vec<u8>], excludes: &Excludes) -> Result<()> {
     let processors = std::thread::available_parallelism().map_or(2, usize::from);
     let (units, unit_queue) = crossbeam_channel::bounded(2 * read::READERS);
     let (batches, batch_queue) = crossbeam_channel::bounded(processors);
@@ -167,7 +202,7 @@ fn work(assembly: &Arc<Assembly>, excludes: &Excludes) -> Result<()> {
             readers.push(s.spawn(|| read::read(assembly, queue, &order, large_files, &buffers, &large)));
         }
         drop((unit_queue, batches));
-        if let Err(e) = scan::scan(assembly, excludes, units) {
+        if let Err(e) = scan::scan(assembly, roots, excludes, units) {
             assembly.run.fail(e);
         }
         let read = readers.into_iter().all(|t| t.join().is_ok());

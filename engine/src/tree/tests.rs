@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use super::*;
 use crate::crypto::{Class, Keyring};
 use crate::id::StoreId;
+use crate::wire::Put;
 
 fn file(name: &[u8], size: u64) -> Entry {
     let items = if size == 0 { vec![] } else { vec![Extent { id: Some(BlobId([7; 32])), len: size }] };
@@ -24,12 +25,13 @@ fn file(name: &[u8], size: u64) -> Entry {
         xattrs: vec![],
         links: None,
         error: None,
+        extra: None,
     }
 }
 
 fn plain(name: &[u8], kind: Kind, detail: Detail) -> Entry {
     let meta = Metadata { kind, ..Metadata::directory(0o755) };
-    Entry { name: name.to_vec(), meta, detail, xattrs: vec![], links: None, error: None }
+    Entry { name: name.to_vec(), meta, detail, xattrs: vec![], links: None, error: None, extra: None }
 }
 
 #[derive(Default)]
@@ -189,4 +191,23 @@ fn owners_round_trip() {
     owners.users.insert(0, "root".into());
     owners.groups.insert(u32::MAX, "ö".into());
     assert_eq!(Owners::decode(&owners.encode()), Ok(owners));
+}
+
+#[test]
+fn fields_from_the_future_are_kept_as_they_are() {
+    let with = |tag, value: &[u8]| {
+        let mut extra = Vec::new();
+        extra.put_field(tag, value);
+        Entry { extra: Some(extra.into()), ..file(b"future", 5) }
+    };
+    // An even tag: whoever does not know it goes on without it.
+    let entry = with(40, b"created in 2031");
+    let mut blobs = Blobs::default();
+    let id = blobs.build(std::slice::from_ref(&entry));
+    let again = blobs.read(id);
+    assert_eq!(again, [entry]);
+    assert_eq!(blobs.build(&again), id);
+    // An odd one says that nobody may.
+    let id = blobs.build(&[with(41, b"needed")]);
+    assert!(matches!(Directory::decode(&blobs.0[&id]), Err(WireError::Newer(_))));
 }

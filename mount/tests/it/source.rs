@@ -124,7 +124,8 @@ impl Node {
         SourceEntry {
             name: name.to_vec(),
             meta: self.meta.clone(),
-            stamp: Stamp { ctime_ns: 1, inode, device: 1 },
+            stamp: Stamp { ctime_ns: 1, inode, volume: 1 },
+            file: (1, inode),
             links,
             sparse: self.meta.kind == Kind::Regular && held < self.meta.size,
             target,
@@ -261,8 +262,8 @@ impl SourceFile for OpenedFile {
         Ok(next)
     }
 
-    fn now(&self) -> Result<(Metadata, Stamp), ImportError> {
+    fn now(&self) -> Result<(Metadata, i64), ImportError> {
         let entry = self.node.entry(b"");
-        Ok((entry.meta, entry.stamp))
+        Ok((entry.meta, entry.stamp.ctime_ns))
     }
 }

@@ -13,7 +13,7 @@ use plakar_engine::crypto::kdf::KdfParams;
 use plakar_engine::keyslot::UserSecret;
 use plakar_engine::monitor::Silent;
 use plakar_engine::ops::Cancel;
-use plakar_engine::ops::backup::{BackupOptions, backup};
+use plakar_engine::ops::backup::{BackupOptions, Parent, backup};
 use plakar_engine::repository::{CreateOptions, Probe, Repository, create};
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::storage::memory::MemoryStore;
@@ -58,7 +58,8 @@ impl TestStore {
     pub(crate) async fn backup(&self, top: Node, roots: &[&str], header: Snapshot) -> Snapshot {
         let source =
             MemorySource::new(top, roots, if header.host.is_empty() { "here" } else { &header.host });
-        let options = BackupOptions { header: Some(header), reread: true, ..BackupOptions::default() };
+        let options =
+            BackupOptions { header: Some(header), parent: Parent::None, ..BackupOptions::default() };
         let report =
             backup(&self.repository, source, options, Arc::new(Silent), Cancel::default()).await.unwrap();
         self.repository.refresh_catalog().await.unwrap();

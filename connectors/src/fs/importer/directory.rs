@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use plakar_engine::importer::{
-    ImportError, LeftOut, Listed, Listing, SourceDirectory, SourceEntry, SourceFile,
+    ImportError, LeftOut, Listed, Listing, SourceDirectory, SourceEntry, SourceFile, Stamp,
 };
 use plakar_engine::meta::{Kind, Xattr};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, fstat, openat, readlinkat, seek, statat};
@@ -17,6 +17,7 @@ use rustix::path::Arg;
 use super::Source;
 use super::file::FsFile;
 use super::mounts::Mount;
+use super::volume::Volume;
 use crate::fs::stat;
 use crate::fs::xattr::{Subject, path_in};
 
@@ -45,7 +46,8 @@ pub(super) fn open(directory: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Res
     .map_err(|e| failed("open", e))
 }
 
-/// Looks at a name, not at what a symlink points to. The entry has no name yet.
+/// Looks at a name, not at what a symlink points to. The entry has no name yet, and what its stamp says of the file
+/// system is not known.
 pub(super) fn examine(directory: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<SourceEntry, ImportError> {
     let stat = retry_on_intr(|| statat(directory, name, AtFlags::SYMLINK_NOFOLLOW));
     let stat = stat.map_err(|e| failed("stat", e))?;
@@ -61,7 +63,8 @@ pub(super) fn examine(directory: BorrowedFd<'_>, name: impl Arg + Copy) -> Resul
     };
     Ok(SourceEntry {
         name: Vec::new(),
-        stamp: stat::stamp(&stat),
+        stamp: Stamp { ctime_ns: stat::ctime_ns(&stat), inode: stat.st_ino, volume: 0 },
+        file: (stat.st_dev, stat.st_ino),
         links: stat.st_nlink,
         sparse: meta.kind == Kind::Regular && (stat.st_blocks as u64).saturating_mul(512) < meta.size,
         target,
@@ -74,6 +77,7 @@ pub(super) fn examine(directory: BorrowedFd<'_>, name: impl Arg + Copy) -> Resul
 pub(super) struct FsDirectory {
     fd: OwnedFd,
     device: u64,
+    volume: Volume,
     /// What it stands on, asked for only where it matters.
     mount: Option<Mount>,
     source: Arc<Source>,
@@ -94,7 +98,8 @@ impl FsDirectory {
             true => Some(Mount::of(fd.as_fd(), c"").map_err(stat)?),
             false => None,
         };
-        Ok(Self { fd, device, mount, source: source.clone(), listing: Mutex::new(()) })
+        let volume = source.volumes.of(device, Some(fd.as_fd()));
+        Ok(Self { fd, device, volume, mount, source: source.clone(), listing: Mutex::new(()) })
     }
 
     /// The names, in the order of bytes.
@@ -120,9 +125,15 @@ impl FsDirectory {
     fn look_at(&self, name: &[u8]) -> Result<SourceEntry, ImportError> {
         let mut entry = examine(self.fd.as_fd(), name)?;
         entry.name.extend_from_slice(name);
+        let device = entry.file.0;
         if entry.meta.kind == Kind::Directory {
-            entry.left_out = self.left_out(name, entry.stamp.device)?;
+            entry.left_out = self.left_out(name, device)?;
         }
+        let volume = match device == self.device {
+            true => self.volume,
+            false => self.source.volumes.of(device, None),
+        };
+        volume.complete(&mut entry.stamp);
         Ok(entry)
     }
 

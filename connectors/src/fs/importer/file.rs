@@ -3,7 +3,7 @@
 use std::io::IoSliceMut;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use plakar_engine::importer::{ImportError, SourceFile, Stamp};
+use plakar_engine::importer::{ImportError, SourceFile};
 use plakar_engine::meta::{Kind, Metadata};
 use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, fstatfs, seek};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, read};
@@ -119,10 +119,10 @@ impl SourceFile for FsFile {
         Ok(Some((start, end)))
     }
 
-    fn now(&self) -> Result<(Metadata, Stamp), ImportError> {
+    fn now(&self) -> Result<(Metadata, i64), ImportError> {
         let stat = fstat(&self.fd).map_err(|e| failed("stat", e))?;
         let meta = stat::metadata(&stat).ok_or_else(|| ImportError::new("of an unknown kind"))?;
-        Ok((meta, stat::stamp(&stat)))
+        Ok((meta, stat::ctime_ns(&stat)))
     }
 
     fn is_made_up(&self) -> bool {

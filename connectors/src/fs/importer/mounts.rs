@@ -37,19 +37,32 @@ impl OwnMounts {
         *known.entry(device).or_insert_with(|| {
             // Without the table nothing is left out.
             let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-            is_own(&table, major(device), minor(device))
+            MountRow::of_device(&table, major(device), minor(device))
+                .is_some_and(|r| r.kind == b"fuse.plakar")
         })
     }
 }
 
-/// Whether a device is of the type that mounts of plakar have, in such a table: proc_pid_mountinfo(5).
-fn is_own(table: &[u8], major: u32, minor: u32) -> bool {
-    let device = format!("{major}:{minor}").into_bytes();
-    table.split(|b| *b == b'\n').any(|line| {
-        let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
-        let kind = words.iter().position(|w| *w == b"-").and_then(|at| words.get(at + 1));
-        words.get(2) == Some(&&device[..]) && kind == Some(&&b"fuse.plakar"[..])
-    })
+/// What the table of mounts says of a file system: proc_pid_mountinfo(5), with its escapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MountRow<'a> {
+    pub(super) kind: &'a [u8],
+    pub(super) source: &'a [u8],
+    /// Those of the file system, separated by commas.
+    pub(super) options: &'a [u8],
+}
+
+impl<'a> MountRow<'a> {
+    /// The row of a device.
+    pub(super) fn of_device(table: &'a [u8], major: u32, minor: u32) -> Option<Self> {
+        let device = format!("{major}:{minor}").into_bytes();
+        table.split(|b| *b == b'\n').find_map(|line| {
+            let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+            let rest = words.get(words.iter().position(|w| *w == b"-")? + 1..)?;
+            let (kind, source, options) = (rest.first()?, rest.get(1)?, rest.get(2)?);
+            (words.get(2) == Some(&&device[..])).then_some(Self { kind, source, options })
+        })
+    }
 }
 
 #[cfg(test)]
@@ -61,7 +74,11 @@ mod tests {
         let table =
             b"36 35 0:42 / /mnt\\040a ro,nosuid shared:1 master:2 - fuse.plakar /srv/kloset ro,user_id=0\n\
             37 35 0:43 / /fuse.plakar rw - fuse.sshfs fuse.plakar rw\n";
-        assert!(is_own(table, 0, 42));
-        assert!(!is_own(table, 0, 43) && !is_own(table, 0, 4) && !is_own(b"", 0, 42));
+        let kind = |minor| MountRow::of_device(table, 0, minor).map(|r| r.kind);
+        assert_eq!(
+            (kind(42), kind(43), kind(4)),
+            (Some(&b"fuse.plakar"[..]), Some(&b"fuse.sshfs"[..]), None)
+        );
+        assert_eq!(MountRow::of_device(table, 0, 42).unwrap().source, b"/srv/kloset");
     }
 }

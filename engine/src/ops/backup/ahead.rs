@@ -6,12 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use super::compare::{Comparison, Found};
-use super::exclude::Excludes;
-use super::previous::{Known, Previous};
+use super::compare::{Beside, Comparison, Found};
+use super::previous::Known;
 use crate::id::BlobId;
 use crate::importer::{ImportError, Listing, SourceDirectory};
-use crate::repository::writer::Run;
 use crate::trail::Trail;
 use crate::tree::{Entry, build};
 
@@ -140,16 +138,14 @@ impl Queue {
 
 /// Reads listings ahead.
 pub(super) struct Ahead<'a> {
-    run: &'a Run,
-    previous: &'a Previous,
-    excludes: &'a Excludes,
+    beside: Beside<'a>,
     queue: Mutex<Queue>,
     wake: Condvar,
 }
 
 impl<'a> Ahead<'a> {
-    pub(super) fn new(run: &'a Run, previous: &'a Previous, excludes: &'a Excludes) -> Self {
-        Self { run, previous, excludes, queue: Mutex::default(), wake: Condvar::new() }
+    pub(super) fn new(beside: Beside<'a>) -> Self {
+        Self { beside, queue: Mutex::default(), wake: Condvar::new() }
     }
 
     /// Lists an open directory; `node` is its own in the previous snapshot, if its parent there is known. What is below
@@ -164,7 +160,7 @@ impl<'a> Ahead<'a> {
             listing: Some(handle.clone().list()?),
             handle,
             trail: trail.clone(),
-            comparison: Comparison::new(self.previous.directory(&trail.path(b"/"), node)),
+            comparison: Comparison::new(self.beside.previous.directory(&trail.path(b"/"), node)),
             ready: VecDeque::new(),
             below: VecDeque::new(),
             begun: false,
@@ -180,12 +176,11 @@ impl<'a> Ahead<'a> {
         let before = opened.ready.len();
         opened.ready.reserve(listed.len());
         let is_end = listed.len() < SOME;
-        let known = |id: &BlobId| self.run.is_known(id);
         let at = opened.trail.path_of(b"/", b"");
-        opened.comparison.next(at, listed, self.excludes, self.previous, known, &mut opened.ready);
+        opened.comparison.next(at, listed, &self.beside, &mut opened.ready);
         if is_end {
             opened.listing = None;
-            opened.comparison.end(self.previous, &mut opened.ready);
+            opened.comparison.end(self.beside.previous, &mut opened.ready);
         }
         let mut jobs = Vec::new();
         for found in opened.ready.range(before..) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::change::ChangeBy;
 use super::previous::{Known, Part, Previous};
 use crate::chunker::Chunker;
 use crate::crypto::Class;
@@ -25,6 +26,7 @@ pub(super) struct Assembly {
     pub(super) monitor: Arc<dyn Monitor>,
     pub(super) cancel: Cancel,
     pub(super) previous: Arc<Previous>,
+    pub(super) change_by: ChangeBy,
     pub(super) chunker: Chunker,
     pub(super) errors: AtomicU64,
     pub(super) files_read: AtomicU64,
@@ -48,6 +50,7 @@ impl Assembly {
         monitor: Arc<dyn Monitor>,
         cancel: Cancel,
         previous: Previous,
+        change_by: ChangeBy,
     ) -> Result<Self> {
         let repository = run.repository();
         Ok(Self {
@@ -55,6 +58,7 @@ impl Assembly {
             monitor,
             cancel,
             previous: Arc::new(previous),
+            change_by,
             chunker: Chunker::new(repository.config().chunks, repository.keys().chunker()),
             errors: AtomicU64::new(0),
             files_read: AtomicU64::new(0),
@@ -135,10 +139,18 @@ impl Assembly {
     /// An entry for something without contents, as the source has it now.
     pub(super) fn entry(&self, now: &SourceEntry, detail: Detail) -> Entry {
         let links = (now.links > 1 && !matches!(detail, Detail::Directory { .. })).then(|| Links {
-            group: self.run.repository().keys().link_group(now.stamp.device, now.stamp.inode),
+            group: self.run.repository().keys().link_group(now.file),
             count: u32::try_from(now.links).unwrap_or(u32::MAX),
         });
-        Entry { name: now.name.clone(), meta: now.meta.clone(), detail, xattrs: vec![], links, error: None }
+        Entry {
+            name: now.name.clone(),
+            meta: now.meta.clone(),
+            detail,
+            xattrs: vec![],
+            links,
+            error: None,
+            extra: None,
+        }
     }
 }
 
@@ -152,6 +164,7 @@ pub(super) fn missing(name: &[u8], e: &ImportError) -> Entry {
         xattrs: vec![],
         links: None,
         error: Some(e.to_string()),
+        extra: None,
     }
 }
 

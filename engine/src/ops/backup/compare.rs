@@ -1,16 +1,19 @@
 //! What is in a directory beside what was in it: two lists in the order of names become one, some names at a time.
 
+use super::change::{self, ChangeBy, Verdict};
 use super::exclude::Excludes;
 use super::previous::{Before, Known, Previous};
-use crate::id::BlobId;
 use crate::importer::{ImportError, Listed, SourceEntry, Stamp};
 use crate::meta::Kind;
-use crate::tree::{Entry, is_valid_name};
+use crate::repository::writer::Run;
+use crate::tree::{Detail, Entry, is_valid_name};
 
 /// One name.
 pub(super) enum Found {
     /// As it was: its entry is taken over.
     Unchanged(Stamp, Entry),
+    /// What is in it is as it was: what it is now, and its entry then.
+    Contents(SourceEntry, Box<Entry>),
     /// New, or not as it was; no directory.
     Changed(SourceEntry),
     /// A directory.
@@ -33,7 +36,7 @@ impl Found {
     pub(super) fn name(&self) -> &[u8] {
         match self {
             Self::Unchanged(_, entry) => &entry.name,
-            Self::Changed(now) | Self::Directory { now, .. } => &now.name,
+            Self::Changed(now) | Self::Contents(now, _) | Self::Directory { now, .. } => &now.name,
             Self::Failed(name, _) | Self::Unstorable(name) | Self::Gone(name) => name,
         }
     }
@@ -41,6 +44,30 @@ impl Found {
     /// Whether it becomes an entry.
     pub(super) fn is_kept(&self) -> bool {
         !matches!(self, Self::Unstorable(_) | Self::Gone(_))
+    }
+}
+
+/// What entries are compared with, and how.
+pub(super) struct Beside<'a> {
+    pub(super) run: &'a Run,
+    pub(super) previous: &'a Previous,
+    pub(super) excludes: &'a Excludes,
+    pub(super) change_by: ChangeBy,
+}
+
+impl Beside<'_> {
+    /// How something that is no directory is beside what it was.
+    fn verdict(&self, stamp: Option<Stamp>, then: &Entry, now: &SourceEntry) -> Verdict {
+        let group = (now.links > 1).then(|| self.run.repository().keys().link_group(now.file));
+        let verdict = match &then.detail {
+            Detail::Regular(_) => change::compare(&self.change_by, stamp, then, now, group),
+            _ => change::compare_without_contents(stamp, then, now, group),
+        };
+        let has_contents = || self.previous.has_contents(then, |id| self.run.is_known(id));
+        match verdict {
+            Verdict::Same | Verdict::Contents if has_contents() => verdict,
+            _ => Verdict::Changed,
+        }
     }
 }
 
@@ -77,17 +104,15 @@ impl Comparison {
         }
     }
 
-    /// Compares the next names, leaving out what is excluded. `at` is the directory's path with a `/` behind it; `known`
-    /// tells whether a blob is in the store.
+    /// Compares the next names, leaving out what is excluded. `at` is the directory's path with a `/` behind it.
     pub(super) fn next(
         &mut self,
         mut at: Vec<u8>,
         listed: Vec<Listed>,
-        excludes: &Excludes,
-        previous: &Previous,
-        known: impl Fn(&BlobId) -> bool,
+        beside: &Beside<'_>,
         found: &mut impl Extend<Found>,
     ) {
+        let Beside { previous, excludes, .. } = beside;
         let above = at.len();
         for (name, now) in listed {
             at.truncate(above);
@@ -115,15 +140,19 @@ impl Comparison {
                 found.extend([Found::Directory { now, was: was.map(|(_, e)| e), untouched }]);
                 continue;
             }
-            match was {
-                Some((stamp, entry)) if previous.is_unchanged(stamp, &entry, &now, &known) => {
-                    found.extend([Found::Unchanged(now.stamp, entry)]);
-                    continue;
+            let Some((stamp, entry)) = was else {
+                found.extend([Found::Changed(now)]);
+                continue;
+            };
+            let next = match beside.verdict(stamp, &entry, &now) {
+                Verdict::Same => Found::Unchanged(now.stamp, entry),
+                Verdict::Contents => Found::Contents(now, Box::new(entry)),
+                Verdict::Changed => {
+                    self.gone(entry, found);
+                    Found::Changed(now)
                 }
-                Some((_, entry)) => self.gone(entry, found),
-                None => {}
-            }
-            found.extend([Found::Changed(now)]);
+            };
+            found.extend([next]);
         }
     }
 

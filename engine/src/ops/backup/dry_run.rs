@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::exclude::Excludes;
+use super::exclude::{Excludes, Why};
 use super::scan::own_mount_left_out;
 use crate::error::Result;
 use crate::importer::{ImportError, Importer, LeftOut, Listing, SourceDirectory};
@@ -38,12 +38,13 @@ struct DryRun<'a> {
 /// Lists what a backup would take, and returns how many paths could not be listed.
 pub(super) fn list(
     source: &dyn Importer,
+    roots: &[Vec<u8>],
     excludes: &Excludes,
     monitor: &dyn Monitor,
     cancel: &Cancel,
 ) -> Result<u64> {
     let mut run = DryRun { source, excludes, monitor, stack: Vec::new(), errors: 0 };
-    for root in source.roots() {
+    for root in roots {
         match source.entry(root) {
             Ok(e) if e.meta.kind == Kind::Directory => {
                 run.enter(root.as_slice().into(), Trail::default(), None);
@@ -64,6 +65,13 @@ pub(super) fn list(
         }
     }
     Ok(run.errors)
+}
+
+fn told(why: Why<'_>) -> String {
+    match why {
+        Why::Store => "it is the store".into(),
+        Why::Pattern(pattern) => format!("pattern {pattern}"),
+    }
 }
 
 impl DryRun<'_> {
@@ -109,7 +117,12 @@ impl DryRun<'_> {
                 Err(e) => self.failed(&at, &e),
                 Ok(now) => {
                     let is_directory = now.meta.kind == Kind::Directory;
-                    if self.excludes.excludes(&at, is_directory) {
+                    if let Some(why) = self.excludes.why(&at, is_directory) {
+                        self.monitor.event(Event::LeftOut { path: &at, by: &told(why) });
+                    } else if now.left_out == Some(LeftOut::OtherFileSystem) {
+                        self.monitor.event(Event::Entry { path: &at, bytes: 0 });
+                        self.monitor
+                            .event(Event::LeftOut { path: &at, by: "another file system is mounted there" });
                     } else if now.left_out == Some(LeftOut::OwnMount) {
                         own_mount_left_out(self.monitor, &at);
                     } else if is_directory && now.left_out.is_none() {

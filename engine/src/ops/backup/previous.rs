@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
-use crate::cache::{DirectoryRow, LocalCache};
+use super::change::UNTRUSTED;
+use super::parent::{Parent, parents};
+use crate::cache::{CachedSource, DirectoryRow, LocalCache};
 use crate::crypto::Keyring;
 use crate::error::{Error, Result};
 use crate::id::{BlobId, ObjectId};
-use crate::importer::{Importer, SourceEntry, Stamp};
+use crate::importer::{SourceEntry, Stamp};
 use crate::repository::writer::Run;
 use crate::repository::{blocking, now_ns};
 use crate::snapshot::Snapshot;
@@ -24,10 +26,9 @@ use crate::vfs::Vfs;
 use crate::wire::{Put, Reader, WireResult};
 
 const PURPOSE: &str = "file cache, in parts";
+const PATHS: &str = "file cache paths";
 /// A change within this time of being looked at may not show in the time stamps.
 const RACY_NS: i64 = 2_000_000_000;
-/// A stamp that never matches.
-const UNTRUSTED: i64 = i64::MIN;
 
 /// What a record begins with.
 const ENTRIES: u8 = 0;
@@ -100,17 +101,23 @@ impl Before {
 pub(super) struct Previous {
     source: [u8; 16],
     key: [u8; 32],
+    /// Keys of the sources whose records in the file cache are read, the best first: this one's own, or those of others
+    /// that this one has places in common with.
+    parents: Vec<[u8; 32]>,
     keys: Arc<Keyring>,
     cache: Arc<LocalCache>,
     run: Arc<Run>,
-    /// The snapshot that the file cache describes, if it does.
+    /// The snapshot that this source's own records describe, if those can be built on.
     base: Option<ObjectId>,
     /// The states that the index held then.
     states: HashSet<ObjectId>,
-    /// Whether all that the store knew then is known now: none of those states is gone, and nothing is condemned.
-    complete: bool,
+    /// Whether all that the store knew when the records were written is known now: none of the states is gone, and nothing
+    /// is condemned.
+    vouched: bool,
     /// The previous snapshot, if it is live: everything below its nodes is in the store.
     snapshot: Option<Arc<Snapshot>>,
+    /// It is of the same places.
+    is_same_source: bool,
     /// Whether what is below a known node or list may be relied on without looking it up.
     trusted: bool,
     tree: Option<(Vfs, Handle)>,
@@ -128,59 +135,51 @@ struct Staged {
 }
 
 impl Previous {
-    /// Finds what is known of this source.
-    pub(super) async fn find(run: &Arc<Run>, source: &dyn Importer, reread: bool) -> Result<Self> {
+    /// Finds what is known of this source; `snapshot` is the one that is being made.
+    pub(super) async fn find(run: &Arc<Run>, snapshot: &Snapshot, parent: Parent) -> Result<Self> {
         let repository = run.repository();
         let keys = repository.keys().clone();
-        let key = keys.local("file cache paths");
-        let source_hash = {
-            let mut v = Vec::new();
-            v.put_bytes(source.kind().as_bytes());
-            v.put_bytes(source.origin().as_bytes());
-            source.roots().iter().for_each(|r| v.put_bytes(r));
-            first_bytes(&blake3::keyed_hash(&key, &v))
-        };
-        // Of a source's own, so that the same path of two sources is not the same directory.
-        let key = *blake3::keyed_hash(&key, &source_hash).as_bytes();
         let cache = repository.cache().clone();
-        let cached = cache.source(&source_hash).unwrap_or_else(|e| {
+        let source = source_hash(&keys, snapshot);
+        let cached = cache.sources().unwrap_or_else(|e| {
             tracing::warn!(e = crate::repository::report(&e), "the file cache cannot be read");
-            None
+            Vec::new()
         });
-        let cached = cached.filter(|_| !reread);
-        let base = cached.as_ref().map(|c| c.snapshot);
-        let states = cached.map(|c| c.states).unwrap_or_default();
-        let live = |s: &&Arc<Snapshot>| {
-            s.source == source.kind() && s.origin == source.origin() && s.roots == source.roots()
-        };
-        let snapshots = &run.catalog().snapshots;
-        // What the cache describes, or else the newest of this source.
-        let of_cache = base.and_then(|id| snapshots.iter().find(|s| s.id == id)).cloned();
-        let complete =
-            base.is_some() && !run.catalog().removals.any_doomed() && states.is_subset(run.index().states());
-        let (snapshot, tree) = match (reread, base, of_cache) {
-            (true, ..) => (None, None),
-            (false, Some(_), found) => (found, None),
-            (false, None, _) => {
-                let newest = snapshots.iter().find(live).cloned();
-                let vfs = newest.as_ref().map(|_| {
-                    let frames = crate::repository::recent::RecentFrames::new(repository.clone());
-                    (Vfs::new(repository.clone(), Arc::new(frames)), Handle::current())
-                });
-                (newest, vfs)
+        let parents = parents(parent, source, snapshot, &cached, run.catalog());
+        let is_whole = !run.catalog().removals.any_doomed();
+        let index = run.index();
+        let states = |c: &CachedSource| -> Result<HashSet<ObjectId>> { cache.source_states(&c.source) };
+        let mut vouched = is_whole;
+        let mut own = None;
+        for parent in &parents.cached {
+            let states = states(parent)?;
+            vouched &= states.is_subset(index.states());
+            if parent.source == source {
+                own = Some((parent.snapshot, states));
             }
+        }
+        let (base, states) = match own {
+            Some((base, states)) if vouched => (Some(base), states),
+            _ => (None, HashSet::new()),
         };
+        let from_tree = parents.cached.is_empty();
+        let tree = parents.snapshot.as_ref().filter(|_| from_tree).map(|_| {
+            let frames = crate::repository::recent::RecentFrames::new(repository.clone());
+            (Vfs::new(repository.clone(), Arc::new(frames)), Handle::current())
+        });
         Ok(Self {
-            source: source_hash,
-            key,
+            source,
+            key: source_key(&keys, &source),
+            parents: parents.cached.iter().map(|c| source_key(&keys, &c.source)).collect(),
+            vouched: vouched && !from_tree,
             keys,
             cache,
             run: run.clone(),
             base,
             states,
-            complete,
-            trusted: snapshot.is_some() && repository.unreadable_states().is_empty(),
-            snapshot,
+            trusted: parents.snapshot.is_some() && repository.unreadable_states().is_empty(),
+            snapshot: parents.snapshot,
+            is_same_source: parents.is_same_source,
             tree,
             staged: Mutex::new(Staged {
                 file: crate::cache::scratch_file().map(BufWriter::new),
@@ -193,7 +192,7 @@ impl Previous {
 
     /// What the previous snapshot held: what this one will about hold.
     pub(super) fn totals(&self) -> Option<Summary> {
-        self.snapshot.as_ref().map(|s| s.summary())
+        self.snapshot.as_ref().filter(|_| self.is_same_source).map(|s| s.summary())
     }
 
     /// Whether a node may be taken over if it, and all that its entries name, is known.
@@ -204,12 +203,12 @@ impl Previous {
     /// Whether the file cache begins anew, so that unchanged directories must be kept too. It does after a loss: records
     /// of directories that this backup does not come to see would be vouched for by the next one.
     pub(super) fn begins_anew(&self) -> bool {
-        !self.complete
+        self.base.is_none()
     }
 
     /// Names a directory in the cache. Should two ever share a name, each looks changed in turn and is read again.
     fn hash(&self, path: &[u8]) -> i64 {
-        i64::from_le_bytes(first_bytes(&blake3::keyed_hash(&self.key, path)))
+        hash(&self.key, path)
     }
 
     /// What is known of a directory; `node` is what its parent's entry named.
@@ -229,11 +228,13 @@ impl Previous {
                 }
             };
         }
-        self.base?;
-        match self.record(self.hash(path))? {
+        let (key, record) = self.parents.iter().find_map(|key| Some((key, self.record(hash(key, path))?)))?;
+        match record {
             Record::Entries(node, entries) => Some(Before::new(node, entries)),
             Record::Parts(node, parts) => {
                 let rest = parts.iter().map(|p| More::Row(p.row)).collect();
+                // Another source's are left to that one.
+                let parts = if *key == self.key { parts } else { Vec::new() };
                 Some(Before { parts, rest, ..Before::new(node, Vec::new()) })
             }
         }
@@ -283,33 +284,20 @@ impl Previous {
         self.snapshot.as_ref()?.root.directory().map(|(node, _)| node)
     }
 
-    /// Whether a file, symlink or special file is as it was. `known` tells whether a blob is in the store.
-    pub(super) fn is_unchanged(
-        &self,
-        stamp: Option<Stamp>,
-        then: &Entry,
-        now: &SourceEntry,
-        known: impl Fn(&BlobId) -> bool,
-    ) -> bool {
-        let same_stamp = stamp.is_none_or(|s| is_trusted_stamp(s, now));
-        let links = then.links.map_or(1, |l| u64::from(l.count));
-        if !same_stamp || then.meta != now.meta || then.error.is_some() || links != now.links {
-            return false;
-        }
+    /// Whether all contents of an entry are in the store; `known` tells it of a blob.
+    pub(super) fn has_contents(&self, then: &Entry, known: impl Fn(&BlobId) -> bool) -> bool {
         match &then.detail {
             // What is below a list can only be trusted, not looked up without reading it.
             Detail::Regular(c) if c.level > 0 && !self.trusted => false,
-            Detail::Regular(_) if self.complete => true,
+            Detail::Regular(_) if self.vouched => true,
             Detail::Regular(c) => c.items.iter().filter_map(|Extent { id, .. }| id.as_ref()).all(known),
-            Detail::Symlink(target) => Some(target) == now.target.as_ref(),
-            Detail::Special => true,
-            Detail::Missing | Detail::Directory { .. } => false,
+            _ => true,
         }
     }
 
     /// Whether a directory's own attributes are as they were; what is in it may have changed all the same.
     pub(super) fn is_untouched(&self, stamp: Option<Stamp>, then: &Entry, now: &SourceEntry) -> bool {
-        then.error.is_none() && stamp.is_some_and(|s| is_trusted_stamp(s, now))
+        then.error.is_none() && stamp.is_some_and(|s| s.ctime_ns != UNTRUSTED && s == now.stamp)
     }
 
     /// Keeps the record of a directory that is no huge one for the next backup; `above` is its parent.
@@ -416,7 +404,7 @@ impl Previous {
             file.seek(SeekFrom::Start(0)).map_err(io)?;
             let mut file = BufReader::new(file.try_clone().map_err(io)?);
             let rows = (0..staged.rows).map(move |_| read_row(&mut file).map_err(io));
-            let base = self.base.filter(|_| self.complete);
+            let base = self.base;
             let index = self.run.index();
             let states = index.states().iter().filter(|s| base.is_none() || !self.states.contains(s));
             self.cache.update_source(&self.source, snapshot, base, states, &staged.removed, rows)
@@ -425,8 +413,22 @@ impl Previous {
     }
 }
 
-fn is_trusted_stamp(then: Stamp, now: &SourceEntry) -> bool {
-    then.ctime_ns != UNTRUSTED && then == now.stamp
+/// Names a source in the file cache.
+fn source_hash(keys: &Keyring, snapshot: &Snapshot) -> [u8; 16] {
+    let mut v = Vec::new();
+    v.put_bytes(snapshot.source.as_bytes());
+    v.put_bytes(snapshot.origin.as_bytes());
+    snapshot.roots.iter().for_each(|r| v.put_bytes(r));
+    first_bytes(&blake3::keyed_hash(&keys.local(PATHS), &v))
+}
+
+/// What paths of a source are hashed with: of its own, so that the same path of two sources is not the same directory.
+fn source_key(keys: &Keyring, source: &[u8; 16]) -> [u8; 32] {
+    *blake3::keyed_hash(&keys.local(PATHS), source).as_bytes()
+}
+
+fn hash(key: &[u8; 32], path: &[u8]) -> i64 {
+    i64::from_le_bytes(first_bytes(&blake3::keyed_hash(key, path)))
 }
 
 fn read_row(file: &mut impl Read) -> std::io::Result<DirectoryRow> {
@@ -457,7 +459,7 @@ fn encode(node: BlobId, entries: &[Entry], stamps: &[Stamp]) -> Vec<u8> {
         let racy = stamp.ctime_ns > now - RACY_NS;
         clear.put_iv(if racy { UNTRUSTED } else { stamp.ctime_ns });
         clear.put_uv(stamp.inode);
-        clear.put_uv(stamp.device);
+        clear.put_uv(stamp.volume);
         entry.encode(&mut clear);
     }
     clear
@@ -475,7 +477,7 @@ fn decode(bytes: &[u8]) -> WireResult<Record> {
         let n = r.count(u64::MAX, 12, "entries")?;
         let mut entries = Vec::with_capacity(n);
         for _ in 0..n {
-            let stamp = Stamp { ctime_ns: r.iv()?, inode: r.uv()?, device: r.uv()? };
+            let stamp = Stamp { ctime_ns: r.iv()?, inode: r.uv()?, volume: r.uv()? };
             entries.push((Some(stamp), Entry::decode_next(&mut r)?));
         }
         Record::Entries(node, entries)

@@ -12,7 +12,7 @@ use super::order::{Batch, Order};
 use crate::crypto::Class;
 use crate::error::Result;
 use crate::importer::{ImportError, SourceDirectory, SourceEntry, SourceFile};
-use crate::meta::Xattr;
+use crate::meta::{Metadata, Xattr};
 use crate::monitor::Event;
 use crate::repository::writer::Framer;
 use crate::tree::{Contents, Detail, Extent, xattrs_fit};
@@ -187,11 +187,13 @@ impl Reader<'_> {
         match read? {
             Ok((bytes, file)) => {
                 let expected = now.meta.size;
+                let is_now =
+                    |(meta, ctime): &(Metadata, i64)| *meta == now.meta && *ctime == now.stamp.ctime_ns;
                 let reason = match file.now() {
-                    Ok((meta, stamp)) if bytes == expected && meta == now.meta && stamp == now.stamp => None,
+                    Ok(then) if bytes == expected && is_now(&then) => None,
                     _ if file.is_made_up() => None,
                     // More than was expected is all that there is; less may have been lost.
-                    Ok((meta, stamp)) if meta == now.meta && stamp == now.stamp => {
+                    Ok(then) if is_now(&then) => {
                         (bytes < expected).then(|| format!("it ended after {bytes} of {expected} bytes"))
                     }
                     Ok((meta, _)) => {

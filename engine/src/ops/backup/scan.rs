@@ -7,7 +7,7 @@ use crossbeam_channel::Sender;
 
 use super::ahead::{Ahead, Entries, Job, Opened};
 use super::assemble::{Assembly, Begin, Directory, Page, Slot, missing};
-use super::compare::Found;
+use super::compare::{Beside, Found};
 use super::exclude::Excludes;
 use super::read::{FileTask, Unit};
 use crate::error::{Error, Result};
@@ -64,12 +64,22 @@ impl Way {
 }
 
 /// Walks the whole source. Ends early when the run fails or is cancelled.
-pub(super) fn scan(assembly: &Arc<Assembly>, excludes: &Excludes, units: Sender<Unit>) -> Result<()> {
-    let ahead = Ahead::new(&assembly.run, &assembly.previous, excludes);
+pub(super) fn scan(
+    assembly: &Arc<Assembly>,
+    roots: &[Vec<u8>],
+    excludes: &Excludes,
+    units: Sender<Unit>,
+) -> Result<()> {
+    let ahead = Ahead::new(Beside {
+        run: &assembly.run,
+        previous: &assembly.previous,
+        excludes,
+        change_by: assembly.change_by,
+    });
     std::thread::scope(|s| {
         ahead.start(s);
         let mut walk = Walk { assembly, units, unit: Unit::default(), ahead: &ahead, stack: Vec::new() };
-        let walked = walk.run();
+        let walked = walk.run(roots);
         ahead.close();
         walked
     })
@@ -95,10 +105,10 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn run(&mut self) -> Result<()> {
+    fn run(&mut self, roots: &[Vec<u8>]) -> Result<()> {
         let source = &self.assembly.source;
-        let way = Way::to(source.roots());
-        self.find_one(source.roots())?;
+        let way = Way::to(roots);
+        self.find_one(roots)?;
         let mut own = self.own_entry(&source.entry(b"/").unwrap_or_else(|_e| plain_directory(b"")));
         own.name = b".".to_vec();
         let what = if way.root { What::Root } else { What::Way(way) };
@@ -286,9 +296,18 @@ impl Walk<'_> {
                 Found::Directory { now, was, untouched } => {
                     let node = was.as_ref().and_then(Entry::directory).map(|(node, _)| node);
                     let xattrs = was.as_ref().filter(|_| untouched).map(|was| was.xattrs.clone());
+                    let extra = was.as_ref().and_then(|was| was.extra.clone());
                     let stamp = now.stamp;
-                    directories.push((slots.len(), now, node, xattrs));
+                    directories.push((slots.len(), now, node, xattrs, extra));
                     slots.push(Slot { entry: None, expected: was.map(Box::new), stamp });
+                }
+                Found::Contents(now, was) => {
+                    directory.is_changed();
+                    let mut entry = assembly.entry(&now, was.detail);
+                    entry.extra = was.extra;
+                    entry.xattrs = self.xattrs(&at, opened.handle.xattrs(&now.name), &mut entry.error);
+                    assembly.monitor.event(Event::Entry { path: &at, bytes: entry.meta.size });
+                    slots.push(Slot { entry: Some(entry), expected: None, stamp: now.stamp });
                 }
                 Found::Changed(now) => {
                     directory.is_changed();
@@ -312,8 +331,8 @@ impl Walk<'_> {
             self.changed(&page, &opened.handle, slot, now)?;
         }
         let mut todo = VecDeque::with_capacity(directories.len());
-        for (slot, now, previous, xattrs) in directories {
-            let mut own = self.own_entry(&now);
+        for (slot, now, previous, xattrs, extra) in directories {
+            let mut own = Entry { extra, ..self.own_entry(&now) };
             own.xattrs = match xattrs {
                 Some(xattrs) => xattrs,
                 None => {
@@ -397,6 +416,7 @@ fn plain_directory(name: &[u8]) -> SourceEntry {
         name: name.to_vec(),
         meta: Metadata::directory(0o755),
         stamp: Stamp::default(),
+        file: (0, 0),
         links: 1,
         sparse: false,
         target: None,
