@@ -85,7 +85,7 @@ fn cancel_on_signals(what_is_kept: &'static str) -> anyhow::Result<Cancel> {
             let watched = asked.clone();
             // A thread of the system's: all others may be waiting.
             std::thread::spawn(move || end_if_stuck(&watched, what_is_kept));
-            screen::line(&format!("stopping: {what_is_kept}; Ctrl-C once more stops at once"));
+            screen::notice(&format!("stopping: {what_is_kept}; Ctrl-C once more stops at once"));
         }
     });
     Ok(cancel)
@@ -100,7 +100,7 @@ fn end_if_stuck(cancel: &Cancel, what_is_kept: &str) {
             (moves, since) = (cancel.moves(), Instant::now());
         }
     }
-    screen::line(&format!(
+    screen::notice(&format!(
         "stopped: something has not answered for {} seconds; {what_is_kept}",
         PATIENCE.as_secs()
     ));
@@ -189,6 +189,10 @@ fn snapshot_line(s: &Snapshot, full_id: bool, tags: bool) -> (String, Vec<u8>) {
     let line =
         format!("{} {id:>10} {:>9} {duration:>9} ", time::show_ns(s.time_ns), text::size(s.summary().bytes));
     let mut roots = s.roots.join(&b","[..]);
+    let errors = s.summary().errors;
+    if errors > 0 {
+        roots.extend_from_slice(format!("  ({})", text::counted(errors, "error")).as_bytes());
+    }
     if tags && !s.tags.is_empty() {
         roots.extend_from_slice(format!(" tags={}", s.tags.join(",")).as_bytes());
     }

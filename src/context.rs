@@ -160,7 +160,7 @@ impl AppContext {
         };
         for notice in repository.0.notices() {
             if !self.globals.silent {
-                screen::line(&format!("warning: {notice}"));
+                screen::event("notice", &format!("warning: {notice}"));
             }
         }
         Ok(repository)

@@ -1,4 +1,6 @@
-//! The objects of `-json`. Field names are stable: what is added later gets a new name, nothing is renamed.
+//! The objects of `-json`, on both streams and nothing else there. Each says by `type` what it is: `snapshot`, `entry`,
+//! `key`, `mount`, `store`, `version`, `page`; `progress`, `notice`, `log`, `error`, `left_out`; `summary` (with its `command`) at
+//! the end of one, `failure` of what failed. Field names are stable: what is added later gets a new name, nothing is renamed.
 //!
 //! Times are RFC 3339 in UTC; sizes are bytes and end in `bytes`; ids are 64 hexadecimal digits. Paths and names are
 //! text; where they are not UTF-8 the wrong bytes are shown as U+FFFD and `path_hex` or `name_hex` has the bytes.
@@ -37,7 +39,8 @@ pub(crate) fn snapshot(s: &Snapshot) -> Value {
         "perimeter": s.perimeter,
         "job": s.job,
         "tags": s.tags,
-        "type": s.source,
+        "type": "snapshot",
+        "source": s.source,
         "origin": s.origin,
         "roots": roots,
         "summary": s.summary(),
@@ -58,7 +61,8 @@ pub(crate) fn snapshot(s: &Snapshot) -> Value {
 pub(crate) fn entry(path: &[u8], e: &Entry, owners: &Owners) -> Value {
     let m: &Metadata = &e.meta;
     let mut out = json!({
-        "type": text::kind(m.kind),
+        "type": "entry",
+        "kind": text::kind(m.kind),
         "mode": format!("{:04o}", m.mode),
         "permissions": text::mode(m),
         "uid": m.uid,
@@ -75,6 +79,8 @@ pub(crate) fn entry(path: &[u8], e: &Entry, owners: &Owners) -> Value {
         Detail::Symlink(target) => {
             let mut with_target = json!({});
             put_bytes(&mut with_target, "target", target);
+            // As stat has it.
+            out["bytes"] = target.len().into();
             if let Value::Object(map) = with_target {
                 more.extend(map);
             }

@@ -49,6 +49,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: Env) -> ExitCode {
     let words: Vec<OsString> = args.into_iter().collect();
     // A command line that cannot be read may ask for JSON all the same.
     let json = words.iter().any(|w| w == "-json" || w == "--json");
+    if json {
+        screen::set_json();
+    }
     match cli::read(words) {
         Err(failure) => fail(&failure.into(), None, json),
         Ok(Asked::Overview { wanted: false }) => {
@@ -75,7 +78,9 @@ fn print_page(page: Option<String>) -> ExitCode {
 
 fn execute(context: &AppContext, command: cli::Command) -> ExitCode {
     let began = Instant::now();
-    logging::start(&context.globals, &context.env);
+    if let Err(failure) = logging::start(&context.globals, &context.env) {
+        return fail(&failure.into(), None, context.json());
+    }
     let outcome = limit_cpus(context.globals.cpu).and_then(|()| {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(64).build()?;
@@ -89,7 +94,7 @@ fn execute(context: &AppContext, command: cli::Command) -> ExitCode {
         Err(e) => fail(&e, context.store_hint().as_deref(), context.json()),
     };
     if context.globals.time {
-        screen::line(&format!("time: {}", text::duration(began.elapsed())));
+        screen::notice(&format!("time: {}", text::duration(began.elapsed())));
     }
     code
 }

@@ -7,6 +7,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::cli::Globals;
 use crate::env::Env;
+use crate::report::Failure;
 use crate::screen;
 
 /// Collects one event and writes it as a line above the progress bar.
@@ -27,7 +28,7 @@ impl Write for Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let text = String::from_utf8_lossy(&self.0);
-        screen::line(text.trim_end());
+        screen::event("log", text.trim());
     }
 }
 
@@ -42,35 +43,64 @@ impl MakeWriter<'_> for Lines {
     }
 }
 
-/// Which events to show: by -trace, else PLAKAR_LOG, else warnings.
-fn filter(globals: &Globals, env: &Env) -> String {
+/// The parts that -trace knows by name, and what they are called inside.
+const PARTS: [(&str, &str); 11] = [
+    ("engine", "plakar_engine"),
+    ("connectors", "plakar_connectors"),
+    ("mount", "plakar_mount"),
+    ("cli", "plakar"),
+    ("repository", "plakar_engine::repository"),
+    ("storage", "plakar_engine::storage"),
+    ("cache", "plakar_engine::cache"),
+    ("ops", "plakar_engine::ops"),
+    ("backup", "plakar_engine::ops::backup"),
+    // Parts of Plakar's own list that have another name or place here.
+    ("snapshot", "plakar_engine::ops"),
+    ("server", "plakar_mount::http"),
+];
+
+/// Which events to show: by -trace, else PLAKAR_LOG, else warnings; of a quiet program only errors.
+fn filter(globals: &Globals, env: &Env) -> Result<EnvFilter, Failure> {
     if globals.trace.is_empty() {
-        let usual = if globals.silent { "off" } else { "warn" };
-        return env.text("PLAKAR_LOG").unwrap_or(usual).to_owned();
+        let usual = match (globals.silent, globals.quiet) {
+            (true, _) => "off",
+            (false, true) => "error",
+            (false, false) => "warn",
+        };
+        let text = env.text("PLAKAR_LOG").unwrap_or(usual);
+        return EnvFilter::try_new(text).map_err(|e| {
+            Failure::usage(format!("PLAKAR_LOG={text}: {e}"), None).with_hint(
+                "give a level (error, warn, info, debug, trace), or parts with levels: plakar_engine=debug",
+            )
+        });
     }
-    let part = |name: &String| match name.trim() {
-        "all" | "trace" => {
-            "plakar=trace,plakar_engine=trace,plakar_connectors=trace,plakar_mount=trace".into()
+    let mut parts = vec!["warn".to_owned()];
+    for name in &globals.trace {
+        match (name.trim(), PARTS.iter().find(|(known, _)| *known == name.trim())) {
+            ("all" | "trace", _) => parts.extend(PARTS.iter().take(4).map(|(_, at)| format!("{at}=trace"))),
+            (_, Some((_, at))) => parts.push(format!("{at}=trace")),
+            (unknown, None) => {
+                let known: Vec<&str> = PARTS.iter().map(|(known, _)| *known).collect();
+                let text = format!("-trace knows no part {unknown:?}: it knows all, {}", known.join(", "));
+                return Err(Failure::usage(text, None));
+            }
         }
-        name @ ("engine" | "connectors" | "mount") => format!("plakar_{name}=trace"),
-        // Parts of Plakar's own list that have another name or place here.
-        "snapshot" => "plakar_engine::ops=trace".into(),
-        name => format!("plakar_engine::{name}=trace"),
-    };
-    let parts: Vec<String> = globals.trace.iter().map(part).collect();
-    format!("warn,{}", parts.join(","))
+    }
+    let text = parts.join(",");
+    EnvFilter::try_new(&text).map_err(|e| Failure::usage(format!("-trace {text}: {e}"), None))
 }
 
 /// Begins logging. A second call in one process changes nothing.
-pub(crate) fn start(globals: &Globals, env: &Env) {
-    let Ok(filter) = EnvFilter::try_new(filter(globals, env)) else {
-        screen::line("warning: PLAKAR_LOG or -trace names no part of the program that could be logged");
-        return;
-    };
+///
+/// # Errors
+/// An unknown name.
+pub(crate) fn start(globals: &Globals, env: &Env) -> Result<(), Failure> {
+    let filter = filter(globals, env)?;
     let detailed = !globals.trace.is_empty() || env.text("PLAKAR_LOG").is_some();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines).with_ansi(false);
-    let _ = match (globals.json, detailed) {
-        (_, true) => builder.try_init(),
-        (_, false) => builder.without_time().with_target(false).try_init(),
+    let _ = match detailed {
+        true => builder.try_init(),
+        false => builder.without_time().with_target(false).try_init(),
     };
+    Ok(())
 }

@@ -31,6 +31,8 @@ struct Counters {
     total_entries: AtomicU64,
     total_bytes: AtomicU64,
     failures: AtomicU64,
+    /// Entries that could not be given to their owner.
+    owners: AtomicU64,
 }
 
 impl Counters {
@@ -140,19 +142,15 @@ impl Progress {
         (self.counters.entries.load(Ordering::Relaxed), self.counters.bytes())
     }
 
-    /// At the end: lists the first failures again where they have scrolled away, and says where all can be seen.
-    pub(crate) fn list_failures(&self, count: u64, all: Option<&str>) {
+    /// At the end: what was counted and not named, and where all failures can be seen.
+    pub(crate) fn sum_up_failures(&self, count: u64, all: Option<&str>) {
         if count == 0 || !self.failures_shown || matches!(self.show, Show::Json(_)) {
             return;
         }
-        let failed = self.failed();
-        // A few, with nothing else between them, are the last lines there are.
-        if self.lists || count > failed.len() as u64 {
-            let first = if count > failed.len() as u64 { ", the first of them" } else { "" };
-            screen::line(&format!("{}{first}:", text::counted(count, "error")));
-            for (path, reason) in &failed {
-                screen::line(&format!("  {}: {reason}", text::printable(path)));
-            }
+        let owners = self.counters.owners.load(Ordering::Relaxed);
+        if owners > 1 {
+            let rest = text::counted(owners - 1, "other entry");
+            screen::line(&format!("error: the owner of {rest} could not be set either"));
         }
         if let Some(all) = all {
             screen::line(&format!("hint: {all} lists what could not be backed up whole"));
@@ -206,6 +204,11 @@ impl Progress {
         }
     }
 
+    /// Whether a failure is one of a kind that is told once, and counted: without root each entry may have it.
+    fn is_told(&self, reason: &str) -> bool {
+        reason.starts_with("owner ") && self.counters.owners.fetch_add(1, Ordering::Relaxed) > 0
+    }
+
     fn fail(&self, path: &[u8], reason: &str) {
         let reason = crate::report::tidy(reason);
         // A restore's paths are relative to its destination, which has none itself.
@@ -216,7 +219,7 @@ impl Progress {
                 let mut event = json!({ "type": "error", "reason": reason });
                 json::put_bytes(&mut event, "path", path);
                 self.emit(&event);
-            } else {
+            } else if !self.is_told(&reason) {
                 // What was listed before it belongs before it.
                 self.print(Flush::Now, |_| Ok(()));
                 screen::line(&format!("error: {}: {reason}", text::printable(path)));

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use indicatif::ProgressBar;
@@ -38,6 +39,28 @@ pub(crate) fn line(text: &str) {
     match bar {
         Some(bar) => bar.suspend(write),
         None => write(),
+    }
+}
+
+/// Whether all that is written are JSON objects.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Says that all that is written from now on are JSON objects.
+pub(crate) fn set_json() {
+    JSON.store(true, Ordering::Relaxed);
+}
+
+/// Tells something that is no error, from wherever it is known.
+pub(crate) fn notice(text: &str) {
+    event("notice", text);
+}
+
+/// Writes what happened as a line, or as an object of that type.
+pub(crate) fn event(kind: &str, text: &str) {
+    if JSON.load(Ordering::Relaxed) {
+        line(&serde_json::json!({ "type": kind, "text": text }).to_string());
+    } else {
+        line(text);
     }
 }
 

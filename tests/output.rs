@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::common::mount::is_mounted;
 use crate::common::sandbox::{PASSPHRASE, read_until};
-use crate::common::{Directory, Outcome, Sandbox};
+use crate::common::{Directory, Outcome, Sandbox, hex_id};
 
 /// Names that would move the cursor, colour, ring, reorder, or look like another line.
 const HOSTILE: [&[u8]; 8] = [
@@ -331,4 +331,102 @@ fn a_reader_that_has_had_enough_is_no_error() {
     child.stdout.take().unwrap().read_exact(&mut some).unwrap();
     let outcome = Outcome::when_ended(child, &command).succeeds();
     assert!(outcome.stderr.is_empty(), "{outcome}");
+}
+
+/// Every line on both streams, as objects of a type each.
+#[track_caller]
+fn objects(outcome: &Outcome) -> Vec<Value> {
+    let stdout = std::str::from_utf8(&outcome.stdout).unwrap();
+    let mut objects = Vec::new();
+    for line in stdout.lines().chain(outcome.stderr.lines()) {
+        let object: Value =
+            serde_json::from_str(line).unwrap_or_else(|e| unreachable!("{e}: {line}\n{outcome}"));
+        assert!(object["type"].is_string(), "{line}");
+        objects.push(object);
+    }
+    objects
+}
+
+#[test]
+fn with_json_there_is_nothing_but_objects_of_a_type_each() {
+    let sandbox = Sandbox::new();
+    let source = sandbox.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), "text").unwrap();
+    std::os::unix::fs::symlink("file", source.join("link")).unwrap();
+    let types = |args: &[&str]| {
+        let outcome = sandbox.run(["-json"].iter().chain(args));
+        let objects = objects(&outcome);
+        assert!(!objects.is_empty(), "{args:?}");
+        objects.iter().map(|o| o["type"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let last = |args: &[&str]| types(args).pop().unwrap();
+    assert_eq!(last(&["backup", "-ignore", "nothing", "source"]), "summary");
+    assert_eq!(types(&["backup", "-ignore", "nothing", "source"])[0], "notice");
+    assert_eq!(last(&["backup", "-dry-run", "-ignore", "file", "source"]), "summary");
+    assert_eq!(types(&["ls"])[0], "snapshot");
+    assert_eq!(types(&["ls", "latest"]), ["entry", "entry"]);
+    assert_eq!(last(&["info", "latest"]), "snapshot");
+    assert_eq!(last(&["info", "latest:file"]), "entry");
+    assert_eq!(last(&["info"]), "store");
+    assert_eq!(last(&["key", "ls"]), "key");
+    assert_eq!(last(&["cache"]), "summary");
+    assert_eq!(last(&["version"]), "version");
+    assert_eq!(last(&["help", "ls"]), "page");
+    assert_eq!(last(&["check", "-v"]), "summary");
+    assert_eq!(last(&["-time", "restore", "-to", "there"]), "notice");
+    assert_eq!(last(&["umount"]), "notice");
+    let id = hex_id(&sandbox.backup(&source));
+    assert_eq!(last(&["rm", &id]), "summary");
+    assert_eq!(last(&["frobnicate"]), "failure");
+    assert_eq!(last(&["-trace", "colour", "ls"]), "failure");
+    // What is logged is, too; and what is traced is said.
+    let logged = types(&["-trace", "storage,repository", "backup", "source"]);
+    assert!(logged.iter().filter(|t| *t == "log").count() > 5, "{logged:?}");
+    let listed = objects(&sandbox.run(["-json", "ls", "latest"]));
+    let link = listed.iter().find(|o| o["kind"] == "symlink").unwrap();
+    assert_eq!(link["bytes"], 4);
+    // Damaged states are warned of many times over.
+    for state in sandbox.objects("states") {
+        std::fs::write(state, "damaged").unwrap();
+    }
+    std::fs::remove_dir_all(sandbox.cache()).unwrap();
+    objects(&sandbox.run(["-json", "check"]));
+    let quiet = sandbox.run(["-quiet", "check"]);
+    assert!(!quiet.stderr.contains("WARN"), "{quiet}");
+}
+
+#[test]
+fn hints_fit_what_happened() {
+    let sandbox = Sandbox::with_key_file();
+    let source = sandbox.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), "text").unwrap();
+    std::os::unix::fs::symlink("source", sandbox.path("way")).unwrap();
+    sandbox
+        .run(["backup", "-tag", "a", "way"])
+        .succeeds()
+        .says(&["way is a symlink", "source, where it leads"]);
+    let id = &hex_id(&sandbox.summary(["backup", "source"]))[..8];
+    sandbox.run(["ls", "-tag", "a", id]).ends_with(1).says(&["fits the other options"]);
+    let missing = sandbox.run(["umount", "nowhere"]).ends_with(1);
+    assert!(missing.stderr.contains("does not exist") && !missing.stderr.contains("mkdir"), "{missing}");
+    // Two restores within one second have places of their own.
+    let restored = || sandbox.run(["restore"]).succeeds();
+    for _ in 0..3 {
+        restored();
+    }
+    let places = std::fs::read_dir(sandbox.path("")).unwrap();
+    let names = places.map(|p| p.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|n| n.starts_with("plakar-")).count(), 3);
+    let to = ["restore", "-to", "there", "latest"];
+    sandbox.run(to).succeeds();
+    std::fs::remove_file(sandbox.path("there/file")).unwrap();
+    std::fs::create_dir(sandbox.path("there/file")).unwrap();
+    let never = sandbox.run(["restore", "-overwrite", "ask-by-error", "-to", "there", "latest"]);
+    assert!(!never.stderr.contains("ask-by-error"), "{never}");
+    assert!(sandbox.run(["check", "-fast"]).succeeds().text().contains("none of it read"));
+    assert!(sandbox.run(["cache"]).succeeds().text().contains(sandbox.store().to_str().unwrap()));
+    sandbox.run(["-trace", "colour", "ls"]).ends_with(2).says(&["colour", "storage"]);
+    sandbox.run(["-trace", "storage", "ls"]).succeeds().says(&["plakar_engine::storage"]);
 }

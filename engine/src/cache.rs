@@ -29,6 +29,9 @@ const STATE_VERSION: &str = "v1";
 /// The directory of frames in the cache of a store.
 pub const FRAMES: &str = "frames";
 
+/// The file in the cache of a store that says where that is.
+pub const LOCATION: &str = "location";
+
 /// The local cache of one store.
 #[derive(Debug)]
 pub struct LocalCache {
@@ -125,6 +128,21 @@ impl LocalCache {
     /// Where it is.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Notes where the store is, for people who look at the cache.
+    pub(crate) fn note_location(&self, location: &str) {
+        let path = self.directory.join(LOCATION);
+        let is_known = std::fs::read(&path).is_ok_and(|known| known == location.as_bytes());
+        let write = || {
+            use std::io::Write;
+            let mut file = private_file(&path)?;
+            file.set_len(0)?;
+            file.write_all(location.as_bytes())
+        };
+        if !is_known && let Err(e) = write() {
+            tracing::debug!(%e, "the cache does not say whose it is");
+        }
     }
 
     /// Where frames are.

@@ -95,6 +95,7 @@ impl Repository {
                 });
             }
             let cache = LocalCache::open(&dirs, config.store)?;
+            cache.note_location(probe.location());
             Ok((config, keys, notices, writer, cache))
         });
         let (config, keys, notices, writer, cache) = unlocked.await?;

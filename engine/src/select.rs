@@ -134,6 +134,11 @@ impl Spec {
             [one] => Ok((*one).clone()),
             [] => match catalog.broken.iter().find(|(id, _)| id.to_string().starts_with(&prefix)) {
                 Some((id, e)) => Err(unreadable(*id, e)),
+                // An id says which one is meant: it is there, but the options say otherwise.
+                None if catalog.snapshots.iter().any(|s| s.id.to_string().starts_with(&prefix)) => {
+                    let what = format!("has the prefix {prefix} and fits the other options: leave those out");
+                    Err(Error::NoSnapshot { what })
+                }
                 None => Err(Error::NoSnapshot { what: format!("has the prefix {prefix}") }),
             },
             many => {

@@ -159,10 +159,10 @@ pub(crate) async fn run(context: &AppContext, args: BackupArgs) -> anyhow::Resul
         _ => anyhow::Error::new(e).context("the backup failed"),
     })?;
     if args.dry_run {
-        progress.list_failures(done.errors, None);
+        progress.sum_up_failures(done.errors, None);
     } else {
         let id = done.snapshot.id.short();
-        progress.list_failures(done.errors, Some(&format!("`plakar info -errors {id}`")));
+        progress.sum_up_failures(done.errors, Some(&format!("`plakar info -errors {id}`")));
     }
     idle_patterns(&done, &*progress);
     summarize(context, &args, &done, &progress)?;
@@ -309,6 +309,18 @@ fn source(context: &AppContext, args: &BackupArgs) -> anyhow::Result<Arc<dyn Imp
     if paths.is_empty() {
         paths.push(PathBuf::from("."));
     }
+    for path in &paths {
+        if path.symlink_metadata().is_ok_and(|m| m.is_symlink())
+            && let Ok(there) = path.canonicalize()
+        {
+            let shown = |p: &std::path::Path| text::printable(p.as_os_str().as_bytes()).into_owned();
+            context.notice(&format!(
+                "{} is a symlink: {}, where it leads, is backed up, and not the symlink",
+                shown(path),
+                shown(&there)
+            ));
+        }
+    }
     match FsImporter::new(paths, options) {
         Ok(source) => Ok(Arc::new(source)),
         // It names the path that it is about.
@@ -434,7 +446,7 @@ async fn check_new(
     let what = [(Arc::new(snapshot), b"/".to_vec())];
     let done = Box::pin(check(repository, &what, Depth::Full, Scope::Trees, progress.clone(), cancel)).await;
     progress.end();
-    super::check::conclude(context, &done?, &progress, Some(&id))
+    super::check::conclude(context, &done?, Depth::Full, &progress, Some(&id))
 }
 
 #[cfg(test)]

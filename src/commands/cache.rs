@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use plakar_engine::cache::FRAMES;
+use plakar_engine::cache::{FRAMES, LOCATION};
 use serde_json::json;
 
 use crate::context::AppContext;
@@ -47,6 +47,8 @@ struct ClearArgs {
 #[derive(Debug)]
 struct Cached {
     id: String,
+    /// Where the store was when it was last used.
+    location: Option<String>,
     path: PathBuf,
     bytes: u64,
     /// Of them, frames.
@@ -82,16 +84,18 @@ pub(crate) fn run(context: &AppContext, args: CacheArgs) -> anyhow::Result<ExitC
     if context.json() {
         let stores: Vec<_> = cached
             .iter()
-            .map(|c| json!({ "store_id": c.id, "path": c.path.to_string_lossy(), "bytes": c.bytes, "frame_bytes": c.frame_bytes }))
+            .map(|c| json!({ "store_id": c.id, "location": c.location, "path": c.path.to_string_lossy(), "bytes": c.bytes, "frame_bytes": c.frame_bytes }))
             .collect();
-        out.json(&json!({ "directory": directory.to_string_lossy(), "bytes": total, "stores": stores, "cleared": apply }))?;
+        out.json(&json!({ "type": "summary", "command": "cache", "directory": directory.to_string_lossy(), "bytes": total, "stores": stores, "cleared": apply }))?;
     } else {
         for c in &cached {
             let frames = match c.frame_bytes {
                 0 => String::new(),
                 n => format!(", {} of it frames", text::size(n)),
             };
-            out.line(format_args!("{} {:>10}{frames}", c.id, text::size(c.bytes)))?;
+            let location = c.location.as_deref().unwrap_or_default();
+            let line = format!("{} {:>10}{frames} ", c.id, text::size(c.bytes));
+            out.named(line, location.as_bytes())?;
         }
         let (n, size) = (text::counted(cached.len() as u64, "store"), text::size(total));
         match (clear, apply) {
@@ -121,7 +125,8 @@ fn list(directory: &Path) -> anyhow::Result<Vec<Cached>> {
             if is_id && store.file_type()?.is_dir() {
                 let path = store.path();
                 let (bytes, frame_bytes) = (size_of(&path), size_of(&path.join(FRAMES)));
-                cached.push(Cached { id, path, bytes, frame_bytes });
+                let location = fs::read_to_string(path.join(LOCATION)).ok();
+                cached.push(Cached { id, location, path, bytes, frame_bytes });
             }
         }
     }

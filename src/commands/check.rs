@@ -60,7 +60,7 @@ pub(crate) async fn run(context: &AppContext, args: CheckArgs) -> anyhow::Result
         }
         _ => anyhow::Error::new(e).context("the check failed"),
     })?;
-    conclude(context, &report, &progress, None)
+    conclude(context, &report, depth, &progress, None)
 }
 
 /// What to check: what is named, or all that fits.
@@ -93,6 +93,7 @@ fn choose(
 pub(super) fn conclude(
     context: &AppContext,
     report: &CheckReport,
+    depth: Depth,
     progress: &Progress,
     id: Option<&str>,
 ) -> anyhow::Result<ExitCode> {
@@ -109,6 +110,7 @@ pub(super) fn conclude(
             "entries": report.entries,
             "blobs": report.blobs,
             "bytes": report.bytes,
+            "data_read": depth == Depth::Full,
             "found": report.found,
             "problems": report.problems.iter().map(problem).collect::<Vec<_>>(),
             "elapsed_seconds": progress.elapsed().as_secs_f64(),
@@ -118,7 +120,7 @@ pub(super) fn conclude(
     } else if !context.globals.silent {
         let took = text::duration(progress.elapsed());
         let prefix = id.map(|id| format!("{id}: ")).unwrap_or_default();
-        out.line(format_args!("{prefix}{}", sentence(report, &took)))?;
+        out.line(format_args!("{prefix}{}", sentence(report, depth, &took)))?;
         if damaged {
             out.flush()?;
             screen::line("hint: what is neither named above nor below a directory named there is whole");
@@ -129,9 +131,13 @@ pub(super) fn conclude(
 }
 
 /// `check completed without errors in 2.0s: 3 snapshots, 81,234 entries, 1.0 GiB of data`
-fn sentence(r: &CheckReport, took: &str) -> String {
+fn sentence(r: &CheckReport, depth: Depth, took: &str) -> String {
     let snapshots = text::counted(r.snapshots, "snapshot");
-    let looked_at = format!("{}, {} of data", text::counted(r.entries, "entry"), text::size(r.bytes));
+    let data = match depth {
+        Depth::Full => format!("{} of data", text::size(r.bytes)),
+        Depth::Fast => format!("{} of data looked up, none of it read", text::size(r.bytes)),
+    };
+    let looked_at = format!("{}, {data}", text::counted(r.entries, "entry"));
     match r.found {
         0 => format!("check completed without errors in {took}: {snapshots}, {looked_at}"),
         n => format!(
@@ -150,13 +156,13 @@ mod tests {
     fn the_summary_is_one_line() {
         let mut r = CheckReport { snapshots: 3, entries: 81_234, bytes: 1 << 30, ..CheckReport::default() };
         assert_eq!(
-            sentence(&r, "2.0s"),
+            sentence(&r, Depth::Full, "2.0s"),
             "check completed without errors in 2.0s: 3 snapshots, 81,234 entries, 1.0 GiB of data"
         );
         r.found = 1;
         r.damaged_snapshots = 1;
         assert_eq!(
-            sentence(&r, "2.0s"),
+            sentence(&r, Depth::Full, "2.0s"),
             "check found 1 problem in 1 of 3 snapshots in 2.0s: 81,234 entries, 1.0 GiB of data"
         );
     }

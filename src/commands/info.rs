@@ -90,6 +90,7 @@ async fn store(
             .map(|(a, n, b)| (a.name().to_owned(), json!({ "objects": n, "bytes": b })))
             .collect();
         out.json(&json!({
+            "type": "store",
             "location": repository.store().location(),
             "store_id": config.store.to_string(),
             "created": time::exact_ns(config.created_ns),

@@ -101,7 +101,8 @@ fn kind(slot: &KeySlot) -> &'static str {
 fn describe(slot: &KeySlot) -> serde_json::Value {
     json!({
         "id": slot.id.to_string(),
-        "type": if slot.kdf.is_some() { "passphrase" } else { "key-file" },
+        "type": "key",
+        "kind": if slot.kdf.is_some() { "passphrase" } else { "key-file" },
         "created": time::exact_ns(slot.created_ns),
         "label": slot.label,
     })

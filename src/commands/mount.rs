@@ -175,7 +175,7 @@ pub(crate) async fn run(context: &AppContext, args: MountArgs) -> anyhow::Result
                 session.unmount(Unmount::Detach).await?;
                 return Err(anyhow::Error::new(e).context("nobody waits for the mount any more"));
             }
-            serve(session, |e| screen::line(&format!("plakar: {e}"))).await?;
+            serve(session, |e| screen::event("error", &format!("plakar: {e}"))).await?;
             drop((registration, pid_file));
             Ok(ExitCode::Ok)
         }
@@ -347,7 +347,7 @@ async fn in_foreground(
     announce(context, &shown, None)?;
     context.notice(&format!("Ctrl-C or `plakar umount {}` unmounts it", typed(&shown)));
     let told = serve(session, |e| {
-        screen::line(&format!("plakar: {e}"));
+        screen::event("error", &format!("plakar: {e}"));
         if matches!(e, MountError::Busy { .. }) {
             screen::line(
                 "  hint: Ctrl-C once more takes it away from its place; open files go on being read",
@@ -461,12 +461,22 @@ pub(super) fn explain(e: MountError) -> anyhow::Error {
             format!("`plakar umount {}` unmounts it", at(mountpoint))
         }
         MountError::Overlap { .. } => "mount somewhere else".into(),
+        // The words are those of fusermount3, which has no numbers.
+        MountError::Mount { source, .. } if source.to_string().contains("allow_other") => {
+            "put the line user_allow_other into /etc/fuse.conf, or leave -allow-other out".into()
+        }
+        MountError::Mount { mountpoint, source } if source.to_string().contains("access to mountpoint") => {
+            format!(
+                "a mountpoint is a directory that you may write in: who owns it shows `ls -ld {}`",
+                at(mountpoint)
+            )
+        }
         MountError::Mount { source, .. } => match source.kind() {
             std::io::ErrorKind::NotFound => {
                 "install fuse3 (the program fusermount3), and load the module: modprobe fuse".into()
             }
-            std::io::ErrorKind::PermissionDenied => {
-                "the directory must be yours; -allow-other needs user_allow_other in /etc/fuse.conf, or root"
+            _ if source.to_string().ends_with("Permission denied") => {
+                "the directory must be yours, and /dev/fuse open to you (chmod 666 /dev/fuse, as udev has it)"
                     .into()
             }
             _ => "check that /dev/fuse exists and that the package fuse3 is installed".into(),

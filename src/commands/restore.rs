@@ -53,7 +53,7 @@ pub(crate) struct RestoreArgs {
 }
 
 /// What to do with what is there.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(PartialEq, Eq, Clone, Copy, Debug, clap::ValueEnum)]
 enum Policy {
     /// Replace it.
     Always,
@@ -80,7 +80,7 @@ impl Policy {
 pub(crate) async fn run(context: &AppContext, args: RestoreArgs) -> anyhow::Result<ExitCode> {
     let target = match &args.to {
         Some(to) => location::local(to, &context.env)?,
-        None => PathBuf::from(format!("./plakar-{}", time::compact(jiff::Timestamp::now()))),
+        None => free_name(&format!("./plakar-{}", time::compact(jiff::Timestamp::now()))),
     };
     let repository = context.open().await?;
     let catalog = repository.catalog().await?;
@@ -115,13 +115,17 @@ pub(crate) async fn run(context: &AppContext, args: RestoreArgs) -> anyhow::Resu
         }
         _ => anyhow::Error::new(e).context("the restore failed"),
     })?;
-    progress.list_failures(report.errors, None);
+    progress.sum_up_failures(report.errors, None);
     if !context.globals.silent && !context.json() {
         let failed = progress.failed();
         if failed.iter().any(|(_, reason)| reason == "exists already") {
-            screen::line(
-                "hint: -overwrite always, newer or never says what to do with what is there already",
-            );
+            let others: Vec<_> =
+                [(Policy::Always, "always"), (Policy::Newer, "newer"), (Policy::Never, "never")]
+                    .into_iter()
+                    .filter_map(|(policy, name)| (policy != args.overwrite).then_some(name))
+                    .collect();
+            let others = others.join(" or ");
+            screen::line(&format!("hint: -overwrite {others} says what to do with what is there already"));
         }
         if failed.iter().any(|(_, reason)| reason.starts_with("owner ")) {
             screen::line("hint: only root can give files to others; -skip-permissions makes them all yours");
@@ -148,6 +152,13 @@ pub(crate) async fn run(context: &AppContext, args: RestoreArgs) -> anyhow::Resu
         RestoreReport { errors: 1.., .. } => ExitCode::CompletedWithErrors,
         _ => ExitCode::Ok,
     })
+}
+
+/// A name that is free; another restore may have begun within the same second.
+fn free_name(name: &str) -> PathBuf {
+    let numbered = (2..).map(|n| format!("{name}-{n}"));
+    let mut names = std::iter::once(name.to_owned()).chain(numbered).map(PathBuf::from);
+    names.find(|p| p.symlink_metadata().is_err()).unwrap_or_else(|| name.into())
 }
 
 /// `restore completed without errors in 1.2s to ./x: 1,234 files, 56 directories, 3 others, 1.0 GiB`

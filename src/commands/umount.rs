@@ -3,13 +3,14 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use plakar_mount::Unmount;
 use plakar_mount::daemon::{self, Record};
+use plakar_mount::{MountError, Unmount};
 use serde_json::json;
 
 use super::mount::explain;
 use crate::context::AppContext;
 use crate::exit_code::ExitCode;
+use crate::report::Failure;
 use crate::screen::Output;
 use crate::{json, text, time};
 
@@ -59,7 +60,13 @@ pub(crate) async fn run(context: &AppContext, args: UmountArgs) -> anyhow::Resul
         (false, false) => Unmount::IfUnused,
     };
     let at = directory.clone();
-    tokio::task::spawn_blocking(move || daemon::umount(&at, &state, how)).await?.map_err(explain)?;
+    tokio::task::spawn_blocking(move || daemon::umount(&at, &state, how)).await?.map_err(|e| match e {
+        MountError::Mountpoint { mountpoint, source } if source.kind() == std::io::ErrorKind::NotFound => {
+            let text = format!("nothing is mounted at {}: it does not exist", mountpoint.display());
+            Failure::new(text).with_hint("`plakar umount` alone lists what is mounted").into()
+        }
+        e => explain(e),
+    })?;
     if context.json() {
         let mut said =
             json!({ "type": "summary", "command": "umount", "detached": args.detach, "forced": args.force });
@@ -74,7 +81,8 @@ pub(crate) async fn run(context: &AppContext, args: UmountArgs) -> anyhow::Resul
 
 /// What is known of a mount without asking it.
 pub(super) fn describe(m: &Record) -> serde_json::Value {
-    let mut out = json!({ "store": m.store, "process": m.pid, "since": time::show(m.mounted) });
+    let mut out =
+        json!({ "type": "mount", "store": m.store, "process": m.pid, "since": time::show(m.mounted) });
     json::put_bytes(&mut out, "mountpoint", m.mountpoint.as_os_str().as_bytes());
     out
 }

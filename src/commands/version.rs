@@ -18,6 +18,7 @@ pub(crate) fn run(context: &AppContext) -> anyhow::Result<ExitCode> {
     let mut out = Output::new();
     match context.json() {
         true => out.json(&json!({
+            "type": "version",
             "version": env!("CARGO_PKG_VERSION"),
             "system": std::env::consts::OS,
             "architecture": std::env::consts::ARCH,

@@ -51,55 +51,63 @@ pub(super) fn start(work: &'static str, counters: Arc<Counters>) -> ProgressBar 
     bar
 }
 
-/// The line, as wide as it fits.
+/// The line, as wide as it fits: in a narrow one the bar goes first, then the rate, the entries, the totals. How long it
+/// will take stays.
 fn draw(work: &str, s: &State, width: usize) -> String {
+    let width = width.saturating_sub(1);
     // Totals are those of the previous backup, or of the largest snapshot to check: passed, they mean nothing.
     let total = Some(s.total_bytes).filter(|t| *t > 0 && s.bytes <= *t);
+    let share = total.map(|total| s.bytes as f64 / total as f64);
+    let head = match share {
+        Some(share) => format!("{work} {:3.0}% ", (share * 100.0).floor()),
+        None => {
+            const TURNS: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
+            format!("{work} {} ", TURNS[(s.elapsed.as_millis() / 100) as usize % TURNS.len()])
+        }
+    };
+    let length = |text: &str| text.chars().count();
+    let numbers = (0..4).map(|left_out| numbers(s, total, left_out));
+    let fitting = |numbers: &String| length(&head) + length(numbers) <= width;
+    let numbers = numbers.into_iter().find(fitting).unwrap_or_else(|| time(s, total));
+    let room = width.saturating_sub(length(&head) + length(&numbers) + 2).min(30);
+    let bar = share.filter(|_| room >= 8).map(|share| format!("{}  ", bar(share, room))).unwrap_or_default();
+    format!("{head}{bar}{numbers}").chars().take(width).collect()
+}
+
+/// What is counted, some of it left out: 1 the rate, 2 the entries too, 3 totals too.
+fn numbers(s: &State, total: Option<u64>, left_out: u32) -> String {
     let mut parts = Vec::new();
-    match total {
+    match total.filter(|_| left_out < 3) {
         Some(total) => parts.push(format!("{} of {}", text::size(s.bytes), text::size(total))),
         None => parts.push(text::size(s.bytes)),
     }
     match Some(s.total_entries).filter(|t| *t >= s.entries && total.is_some()) {
+        _ if left_out >= 2 => {}
         Some(t) => parts.push(format!("{} of {}", text::count(s.entries), text::counted(t, "entry"))),
         None => parts.push(text::counted(s.entries, "entry")),
     }
     if s.failures > 0 {
         parts.push(text::counted(s.failures, "error"));
     }
-    if let Some(speed) = s.speed {
+    if let Some(speed) = s.speed.filter(|_| left_out < 1) {
         parts.push(format!("{}/s", text::size(speed as u64)));
     }
+    parts.push(time(s, total));
+    parts.join(" · ")
+}
+
+/// How long it will take, or has taken.
+fn time(s: &State, total: Option<u64>) -> String {
     let left = total.zip(s.speed).filter(|(_, speed)| *speed >= 1.0 && s.elapsed.as_secs() >= 2);
     match left {
         // The last pieces go to where they belong, directories get their times.
-        Some((total, _)) if total == s.bytes => parts.push("finishing".into()),
+        Some((total, _)) if total == s.bytes => "finishing".into(),
         Some((total, speed)) => {
             let seconds = ((total - s.bytes) as f64 / speed).min(1e7);
-            parts.push(format!("{} left", text::whole_seconds(Duration::from_secs_f64(seconds))));
+            format!("{} left", text::whole_seconds(Duration::from_secs_f64(seconds)))
         }
-        None => parts.push(text::whole_seconds(s.elapsed)),
+        None => text::whole_seconds(s.elapsed),
     }
-    let mut line = format!("{work} ");
-    let numbers = parts.join(" · ");
-    match total {
-        Some(total) => {
-            let share = s.bytes as f64 / total as f64;
-            let _ = write!(line, "{:3.0}% ", (share * 100.0).floor());
-            let room = width.saturating_sub(line.chars().count() + numbers.chars().count() + 3).min(30);
-            if room >= 8 {
-                line.push_str(&bar(share, room));
-                line.push_str("  ");
-            }
-        }
-        None => {
-            const TURNS: [char; 10] = ['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'];
-            line.push(TURNS[(s.elapsed.as_millis() / 100) as usize % TURNS.len()]);
-            line.push(' ');
-        }
-    }
-    line.push_str(&numbers);
-    line.chars().take(width.saturating_sub(1)).collect()
 }
 
 fn bar(share: f64, width: usize) -> String {
@@ -132,7 +140,20 @@ mod tests {
             draw("backup", &s, 130),
             "backup  50% ━━━━━━━━━━━━━━━╶──────────────  1.0 GiB of 2.0 GiB · 12,345 of 80,000 entries · 2 errors · 180.0 MiB/s · 6s left"
         );
-        assert_eq!(draw("backup", &s, 60).chars().count(), 59);
+        for (width, line) in [
+            (
+                90,
+                "backup  50% ━━━━━━━━━╶─────────  1.0 GiB of 2.0 GiB · 12,345 of 80,000 entries · 2 errors · 6s left",
+            ),
+            (80, "backup  50% 1.0 GiB of 2.0 GiB · 12,345 of 80,000 entries · 2 errors · 6s left"),
+            (60, "backup  50% ━━━━━  1.0 GiB of 2.0 GiB · 2 errors · 6s left"),
+            (40, "backup  50% 1.0 GiB · 2 errors · 6s left"),
+        ] {
+            let drawn = draw("backup", &s, width);
+            assert!(drawn.chars().count() < width && drawn.ends_with("6s left"), "{drawn}");
+            assert_eq!(drawn.contains("entries"), line.contains("entries"), "{drawn}");
+            assert!(!drawn.contains("/s"), "{drawn}");
+        }
         let unknown = State { total_bytes: 0, failures: 0, ..s };
         assert_eq!(draw("backup", &unknown, 120), "backup ⠋ 1.0 GiB · 12,345 entries · 180.0 MiB/s · 6s");
         let beyond = State { bytes: 3 << 30, ..s };

@@ -103,6 +103,7 @@ impl Run {
         cancel: Cancel,
     ) -> Result<Arc<Self>> {
         let id = ObjectId::random();
+        tracing::debug!(run = %id.short(), purpose, "a run begins");
         let (lease, t0_ns) = put_lease(repository, id, host, purpose).await?;
         leftovers::clear(repository, lease, t0_ns, host).await;
         let catalog = repository.refresh_catalog().await?;
@@ -218,6 +219,8 @@ impl Run {
     /// Adds an acknowledged packfile to what the next state will say, and writes that when it is much or late.
     pub(super) async fn acknowledge(&self, packed: Packed) -> Result<()> {
         self.cancel.moved();
+        let (record, frames) = (&packed.record, packed.frames.len());
+        tracing::debug!(packfile = %record.id.short(), bytes = record.length, frames, "stored");
         let mut batch = self.batch.lock().await;
         let (b, since) = &mut *batch;
         if b.keys.is_empty() {
@@ -248,6 +251,7 @@ impl Run {
         let r = &self.repository;
         let (id, len) = states::write(&r.store, &r.keys, batch, writer, self.id, now_ns()).await?;
         self.cancel.moved();
+        tracing::debug!(state = %id.short(), blobs = batch.blobs.len(), bytes = len, "stored");
         self.added_bytes.fetch_add(len, Ordering::Relaxed);
         let mut done = std::mem::take(batch);
         done.states.push(id);
@@ -331,6 +335,7 @@ impl Run {
         snapshot.added_bytes = self.added_bytes();
         let (id, bytes, time_ns) = repository.put_small(Area::Snapshots, &snapshot.encode()).await?;
         snapshot.id = id;
+        tracing::debug!(snapshot = %id.short(), "committed");
         self.added_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if time_ns - t0_ns > half_grace {
             repository.remove_snapshots(&[id], "committed after half the grace period").await?;

@@ -82,22 +82,28 @@ impl Store for RetryingStore {
     }
 
     async fn list(&self, area: Area) -> Result<Vec<Listed>, StoreError> {
-        self.again(|| self.below.list(area)).await
+        let listed = self.again(|| self.below.list(area)).await;
+        tracing::trace!(area = area.name(), objects = listed.as_ref().map_or(0, Vec::len), "list");
+        listed
     }
 
     async fn get(&self, name: ObjectName, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
+        tracing::trace!(object = %name, ?range, "get");
         self.again(|| self.below.get(name, range.clone())).await
     }
 
     async fn stat(&self, name: ObjectName) -> Result<Listed, StoreError> {
+        tracing::trace!(object = %name, "stat");
         self.again(|| self.below.stat(name)).await
     }
 
     async fn put(&self, name: ObjectName) -> Result<Box<dyn PutObject>, StoreError> {
+        tracing::trace!(object = %name, "put");
         self.below.put(name).await
     }
 
     async fn delete(&self, name: ObjectName) -> Result<(), StoreError> {
+        tracing::trace!(object = %name, "delete");
         self.below.delete(name).await
     }
 

@@ -155,6 +155,7 @@ impl Walk<'_> {
             (None, _) => Trail::default(),
         };
         let path = trail.path(b"/");
+        tracing::trace!(path = %String::from_utf8_lossy(&path), "enters");
         let opened = match what {
             What::Way(way) => return self.way(Begin { parent, trail, own }, &path, previous, way),
             What::Empty => return self.empty(Begin { parent, trail, own }),
