@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::AtFlags;
@@ -429,5 +430,52 @@ fn a_file_that_vanishes_is_no_damage() {
     for file in crate::common::sandbox::files_below(&to) {
         let name: u32 = file.file_name().unwrap().to_str().unwrap().parse().unwrap();
         assert_eq!(fs::read(&file).unwrap(), name.to_string().as_bytes());
+    }
+}
+
+#[test]
+fn two_users_of_one_group_share_a_store() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    use std::os::unix::process::CommandExt;
+    const GROUP: u32 = 4242;
+    let sandbox = Sandbox::for_nobody();
+    let store = sandbox.path("shared");
+    fs::create_dir(&store).unwrap();
+    chown(&store, Some(1001), Some(GROUP)).unwrap();
+    fs::create_dir(sandbox.path("source")).unwrap();
+    fs::write(sandbox.path("source/file"), "text").unwrap();
+    let as_user = |user: u32, args: &[&str]| {
+        let home = sandbox.path(format!("home of {user}"));
+        if !home.exists() {
+            fs::create_dir(&home).unwrap();
+            chown(&home, Some(user), Some(user)).unwrap();
+        }
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid",
+            &user.to_string(),
+            "--regid",
+            &GROUP.to_string(),
+            "--clear-groups",
+            "sh",
+            "-c",
+        ]);
+        command.arg("umask 077 && exec \"$0\" \"$@\"").arg(sandbox.path("plakar"));
+        command.args(["at", store.to_str().unwrap()]).args(args).env_clear().env("HOME", &home);
+        command.env("PATH", std::env::var_os("PATH").unwrap()).current_dir(sandbox.path("")).uid(0);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        Outcome::of(&mut command)
+    };
+    as_user(1001, &["create", "-plaintext", "-shared"]).succeeds();
+    as_user(1001, &["backup", "source"]).succeeds();
+    as_user(1002, &["backup", "source"]).succeeds();
+    as_user(1001, &["backup", "source"]).succeeds();
+    for user in [1001, 1002] {
+        as_user(user, &["check"]).succeeds();
+        assert_eq!(as_user(user, &["ls"]).succeeds().text().lines().count(), 3);
+    }
+    for file in crate::common::sandbox::files_below(&store) {
+        let meta = fs::metadata(&file).unwrap();
+        assert_eq!((meta.gid(), meta.permissions().mode() & 0o777), (GROUP, 0o660), "{}", file.display());
     }
 }

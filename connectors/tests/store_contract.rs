@@ -223,6 +223,25 @@ async fn objects_are_private_and_where_the_format_says() {
 }
 
 #[tokio::test]
+async fn a_shared_store_is_its_groups_whatever_the_umask() {
+    let (dir, store) = new_store();
+    store.prepare().await.unwrap();
+    let root = store.local_path().unwrap().to_owned();
+    FsStore::share(&root).unwrap();
+    // One that is opened from now on.
+    let store = FsStore::new(root.clone());
+    for area in Area::ALL {
+        let path = root.join(name(area, 0x5f).path());
+        put_bytes(&store, name(area, 0x5f), Bytes::from_static(b"x")).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o660);
+        for above in path.ancestors().skip(1).take_while(|a| a.starts_with(&root)) {
+            assert_eq!(fs::metadata(above).unwrap().mode() & 0o7777, 0o2770, "{}", above.display());
+        }
+    }
+    drop(dir);
+}
+
+#[tokio::test]
 async fn foreign_files_are_not_listed() {
     let (_dir, store) = new_store();
     store.prepare().await.unwrap();

@@ -1,5 +1,7 @@
 //! `plakar create`.
 
+use anyhow::Context;
+use plakar_connectors::fs::FsStore;
 use plakar_engine::repository::{self, CreateOptions};
 use serde_json::json;
 
@@ -20,6 +22,9 @@ pub(crate) struct CreateArgs {
     /// Do not compress
     #[arg(long)]
     no_compression: bool,
+    /// Let the group of the store's directory use it: files and folders in it are for that group too
+    #[arg(long)]
+    shared: bool,
     /// Accept a weak passphrase without a word
     #[arg(long)]
     weak_passphrase: bool,
@@ -34,6 +39,11 @@ pub(crate) async fn run(context: &AppContext, args: CreateArgs) -> anyhow::Resul
     }
     // Before anybody is asked for a passphrase in vain.
     store.prepare().await.map_err(plakar_engine::error::Error::from)?;
+    if args.shared
+        && let Some(path) = store.local_path()
+    {
+        FsStore::share(path).with_context(|| format!("cannot share {} with its group", path.display()))?;
+    }
     let mut typed = false;
     let secret = match args.plaintext {
         true => None,

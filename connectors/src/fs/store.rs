@@ -8,10 +8,10 @@ use std::fmt;
 use std::fs::{self, DirBuilder, File, Metadata, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -41,6 +41,8 @@ struct Place {
     root: PathBuf,
     /// Directories whose own names are known to be on disk.
     durable: Mutex<HashSet<PathBuf>>,
+    /// Who may use what is made in it.
+    sharing: OnceLock<Sharing>,
     /// Whether objects were met: where they were and nothing is now, the disk was taken away, and nothing is missing.
     seen: AtomicBool,
 }
@@ -53,7 +55,25 @@ impl FsStore {
         let root = std::path::absolute(&path).unwrap_or(path);
         Self {
             location,
-            place: Arc::new(Place { root, durable: Mutex::default(), seen: AtomicBool::new(false) }),
+            place: Arc::new(Place {
+                root,
+                durable: Mutex::default(),
+                sharing: OnceLock::new(),
+                seen: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// Lets the group of the store's directory use the store: what is made in it from now on is for that group too.
+    ///
+    /// # Errors
+    /// The directory is another's, or has a group that its owner is not in: then the system does not let the group be handed
+    /// down.
+    pub fn share(path: &Path) -> io::Result<()> {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o2770))?;
+        match Sharing::of(path) {
+            Sharing::Group(_) => Ok(()),
+            Sharing::Private => Err(io::Error::new(ErrorKind::PermissionDenied, "you are not in its group")),
         }
     }
 
@@ -300,7 +320,11 @@ impl Place {
         let path = self.path(name);
         let folder = path.parent().unwrap_or(&self.root);
         // Files of this kind are made 0600.
-        let make = || tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder);
+        let make = || {
+            let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder)?;
+            self.sharing().open_file(file.as_file())?;
+            io::Result::Ok(file)
+        };
         match make() {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 if let Some(gone) = self.gone("write to") {
@@ -308,13 +332,37 @@ impl Place {
                 }
                 self.check_root("write")?;
                 self.durable.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
-                private_directories().recursive(true).create(folder).map_err(fail)?;
+                self.make_folder(folder).map_err(fail)?;
                 make().map_err(fail)
             }
             made => made.map_err(fail),
         }
         // Tells that somebody is at work on it, where locks are to be had.
         .inspect(|file| drop(file.as_file().try_lock()))
+    }
+
+    /// Makes a folder in the store, and the area that it is in.
+    fn make_folder(&self, folder: &Path) -> io::Result<()> {
+        let Sharing::Group(mode) = self.sharing() else {
+            return private_directories().recursive(true).create(folder);
+        };
+        let missing: Vec<&Path> = folder.ancestors().take_while(|f| *f != self.root && !f.exists()).collect();
+        for folder in missing.into_iter().rev() {
+            // Under another name first: whoever else comes by finds none, or one that is the group's already.
+            let above = folder.parent().unwrap_or(&self.root);
+            let made = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(above)?;
+            fs::set_permissions(made.path(), fs::Permissions::from_mode(0o700 | mode))?;
+            match rename_if_free(made.path(), folder) {
+                Ok(()) => drop(made.keep()),
+                Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sharing(&self) -> Sharing {
+        *self.sharing.get_or_init(|| Sharing::of(&self.root))
     }
 
     /// Removes temporary files of writers that are no more; gives how many may be such and are too new to tell.
@@ -496,6 +544,42 @@ fn collect(entries: fs::ReadDir, first: Option<u8>, found: &mut Vec<Listed>) -> 
 
 fn listed(id: ObjectId, meta: &Metadata) -> Listed {
     Listed { id, len: meta.len(), modified_ns: nanoseconds(meta.mtime(), meta.mtime_nsec()) }
+}
+
+/// Who may use what is made in a store, whatever the umask says: its owner alone, or the group of its directory, if that hands
+/// the group down (set-group-id) and lets it write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    Private,
+    /// The permission bits of its directory.
+    Group(u32),
+}
+
+/// Set-group-id, and that the group may write.
+const SHARED: u32 = 0o2020;
+
+impl Sharing {
+    fn of(root: &Path) -> Self {
+        let mode = fs::metadata(root).map_or(0, |m| m.mode() & 0o7777);
+        if mode & SHARED == SHARED { Self::Group(mode) } else { Self::Private }
+    }
+
+    /// Lets the group at a file that was made for its owner alone.
+    fn open_file(self, file: &File) -> io::Result<()> {
+        match self {
+            Self::Private => Ok(()),
+            Self::Group(mode) => file.set_permissions(fs::Permissions::from_mode(0o600 | mode & 0o066)),
+        }
+    }
+}
+
+fn rename_if_free(from: &Path, to: &Path) -> Result<(), Errno> {
+    use rustix::fs::{CWD, RenameFlags, renameat, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // File systems that cannot: over a folder with something in it nothing is renamed, over an empty one it does no harm.
+        Err(Errno::INVAL | Errno::NOSYS) => renameat(CWD, from, CWD, to),
+        renamed => renamed,
+    }
 }
 
 fn private_directories() -> DirBuilder {
