@@ -21,6 +21,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use plakar_engine::error::Error;
 use plakar_engine::ops::Cancel;
 use plakar_engine::repository::Repository;
@@ -29,6 +30,7 @@ use plakar_engine::repository::recent::RecentFrames;
 use plakar_engine::select::{Filter, Spec};
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::vfs::Vfs;
+use plakar_mount::view::moment::{self, Moment};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::Command;
@@ -131,9 +133,37 @@ fn find(argument: &OsStr, catalog: &Catalog, filter: &Filter) -> anyhow::Result<
             crate::report::Failure::new(format!("{argument}: no snapshot is named before the path"));
         return Err(failure.with_hint(format!("in the newest one it is latest:{argument}")).into());
     }
-    let snapshot = spec.find(catalog, filter)?;
+    let snapshot = match moment(&spec.id)? {
+        Some(Moment::Before(end)) => {
+            let before_ns = Some(filter.before_ns.map_or(end, |given| given.min(end)));
+            newest(catalog, &Filter { before_ns, ..filter.clone() })
+                .with_context(|| format!("nothing is that old: {}", spec.id))?
+        }
+        Some(Moment::Latest(back)) => {
+            Spec { id: format!("latest~{back}"), path: None }.find(catalog, filter)?
+        }
+        Some(Moment::Id(id)) => Spec { id, path: None }.find(catalog, filter)?,
+        None => spec.find(catalog, filter)?,
+    };
     let path = spec.resolve_path(&snapshot);
     Ok((snapshot, path))
+}
+
+/// What is meant by a point in time, as in names of a mount: `latest@yesterday`, and `2026-01-01` alone where that could
+/// not be the beginning of an id.
+fn moment(id: &str) -> anyhow::Result<Option<Moment>> {
+    let now = jiff::Zoned::now();
+    if let Some(text) = id.strip_prefix("latest@") {
+        let found = moment::parse(text, &now).ok_or_else(|| {
+            let failure = crate::report::Failure::new(format!("{text:?} is no point in time"));
+            failure.with_hint(
+                "give a date (2026-01-01, 2026-01-01T12-30, 2026-01), how long ago (3d, 2h30m, 1mo), yesterday, or a weekday",
+            )
+        })?;
+        return Ok(Some(found));
+    }
+    let may_be_id = id.bytes().all(|b| b.is_ascii_hexdigit()) || id.starts_with("latest");
+    Ok(if may_be_id { None } else { moment::parse(id, &now).filter(|m| matches!(m, Moment::Before(_))) })
 }
 
 /// Finds what `ID` means, where no path may follow.

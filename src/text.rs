@@ -5,22 +5,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use plakar_engine::meta::{Kind, Metadata};
-
-/// A size in IEC units: `18 B`, `4.0 KiB`, `266.9 MiB`.
-pub(crate) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let mut value = bytes as f64 / 1024.0;
-    let mut unit = 0;
-    // What would be rounded up to 1024.0 is 1.0 of the next unit.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
+use plakar_mount::words::is_hidden;
+pub(crate) use plakar_mount::words::{count, counted, size};
 
 /// Reads a size as people give it: `96MiB`, `1G`, `1.5 GiB`, `65536`.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
@@ -37,29 +23,6 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         _ => return Err(wrong()),
     };
     Ok((number * f64::from(1_u32 << (shift / 2)) * f64::from(1_u32 << (shift / 2))) as u64)
-}
-
-/// A count with its digits in groups: `81,234`.
-pub(crate) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// A count with its noun: `1 file`, `3 files`, `2 entries`.
-pub(crate) fn counted(n: u64, noun: &str) -> String {
-    let plural = match noun.strip_suffix('y') {
-        _ if n == 1 => noun.into(),
-        Some(stem) if !stem.ends_with(['a', 'e', 'o']) => format!("{stem}ies"),
-        _ => format!("{noun}s"),
-    };
-    format!("{} {plural}", count(n))
 }
 
 /// A duration with two or three digits that matter: `350µs`, `28.7ms`, `4.2s`, `3m5s`, `2h10m`.
@@ -140,7 +103,7 @@ pub(crate) fn printable(name: &[u8]) -> Cow<'_, str> {
         let left_out = count((name.len() - LONGEST / 2) as u64);
         return format!("{}…({left_out} bytes)…{}", printable(beginning), printable(end)).into();
     }
-    let plain = std::str::from_utf8(name).ok().filter(|t| !t.chars().any(is_unsafe));
+    let plain = std::str::from_utf8(name).ok().filter(|t| !t.chars().any(is_hidden));
     if let Some(text) = plain {
         return Cow::Borrowed(text);
     }
@@ -151,7 +114,7 @@ pub(crate) fn printable(name: &[u8]) -> Cow<'_, str> {
                 '\\' => out.push_str("\\\\"),
                 '\n' => out.push_str("\\n"),
                 '\t' => out.push_str("\\t"),
-                c if is_unsafe(c) => {
+                c if is_hidden(c) => {
                     let mut utf8 = [0; 4];
                     for b in c.encode_utf8(&mut utf8).bytes() {
                         let _ = write!(out, "\\x{b:02x}");
@@ -165,12 +128,6 @@ pub(crate) fn printable(name: &[u8]) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
-}
-
-/// Control characters, and those that turn the direction of what follows or hide in it.
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2028}' | '\u{2029}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A word as a shell would take it back.

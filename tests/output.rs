@@ -430,3 +430,29 @@ fn hints_fit_what_happened() {
     sandbox.run(["-trace", "colour", "ls"]).ends_with(2).says(&["colour", "storage"]);
     sandbox.run(["-trace", "storage", "ls"]).succeeds().says(&["plakar_engine::storage"]);
 }
+
+#[test]
+fn snapshots_are_named_by_points_in_time_as_in_a_mount() {
+    let sandbox = Sandbox::with_key_file();
+    let source = sandbox.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("old"), "old").unwrap();
+    sandbox.run(["backup", "-force-timestamp", "2026-01-01 12:00", "source"]).succeeds();
+    std::fs::rename(source.join("old"), source.join("new")).unwrap();
+    sandbox.run(["backup", "source"]).succeeds();
+    for (name, holds) in [
+        ("latest", "new"),
+        ("latest@now", "new"),
+        ("latest@2026-01-02", "old"),
+        ("2026-01-02", "old"),
+        ("latest@2026-01", "old"),
+        ("latest@latest~1", "old"),
+    ] {
+        let listed = sandbox.run(["ls", name]).succeeds();
+        assert!(listed.text().contains(holds), "{name}: {listed}");
+        sandbox.run(["cat", &format!("{name}:{holds}")]).succeeds();
+    }
+    sandbox.run(["ls", "2025"]).ends_with(1);
+    sandbox.run(["ls", "latest@2025"]).ends_with(1).says(&["latest@2025"]);
+    sandbox.run(["ls", "latest@soon"]).ends_with(1).says(&["soon", "yesterday"]);
+}

@@ -35,6 +35,7 @@ mod refresh;
 #[cfg(target_os = "linux")]
 pub mod session;
 pub mod view;
+pub mod words;
 
 pub use config::{Filter, MountConfig, Owner, What, Xattrs};
 pub use error::FsError;

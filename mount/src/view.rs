@@ -21,7 +21,7 @@
 //! One directory inode may have one name, or the kernel would move it between them. A [`View`] is a value made from the
 //! catalogue; a changed store gives a new one.
 
-pub(crate) mod moment;
+pub mod moment;
 mod names;
 
 use std::collections::{BTreeMap, HashMap};

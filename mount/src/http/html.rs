@@ -1,9 +1,11 @@
-//! Text for pages: escaping, and values as people read them.
+//! Text for pages: escaping, names, times.
 
 use std::fmt::Write;
 
 use jiff::tz::TimeZone;
 use plakar_engine::meta::Timestamp;
+
+use crate::words::is_hidden;
 
 /// Appends text with what HTML would obey taken out of it; fit for elements and quoted attributes.
 pub(super) fn escape(out: &mut String, text: &str) {
@@ -25,7 +27,7 @@ pub(super) fn shown(name: &[u8]) -> String {
     for chunk in name.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
-                c if c.is_control() || is_invisible(c) => out.extend(c.escape_default()),
+                c if is_hidden(c) => out.extend(c.escape_default()),
                 c => out.push(c),
             }
         }
@@ -37,52 +39,9 @@ pub(super) fn shown(name: &[u8]) -> String {
     out
 }
 
-/// Characters that show nothing, or change how those beside them are shown. The two joiners stay: some scripts and
-/// pictures are written with them.
-fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-    )
-}
-
 /// Appends an escaped name.
 pub(super) fn name(out: &mut String, name: &[u8]) {
     escape(out, &shown(name));
-}
-
-/// A size in IEC units: `18 B`, `4.0 KiB`.
-pub(super) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    let (mut value, mut unit) = (bytes as f64 / 1024.0, 0);
-    // What would be rounded up to 1024.0 is 1.0 of the next unit.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
-}
-
-/// A count with its digits in groups.
-pub(super) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// A count with its noun.
-pub(super) fn counted(n: u64, one: &str, more: &str) -> String {
-    format!("{} {}", count(n), if n == 1 { one } else { more })
 }
 
 /// Appends a time as an element that shows it as the clock here does; nothing for times that no clock shows.
@@ -120,13 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_readable() {
-        assert_eq!(
-            [0, 1023, 1024, 1_048_525, u64::MAX].map(size),
-            ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "16.0 EiB"]
-        );
-        assert_eq!(counted(1, "file", "files"), "1 file");
-        assert_eq!(counted(1_234_567, "file", "files"), "1,234,567 files");
+    fn times_are_readable() {
         let mut out = String::new();
         time(&mut out, &TimeZone::UTC, Timestamp { sec: -1, nsec: 5 });
         assert_eq!(out, "<time datetime=\"1969-12-31T23:59:59Z\">1969-12-31 23:59:59</time>");

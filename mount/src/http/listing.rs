@@ -23,6 +23,7 @@ use super::{About, html};
 use crate::error::FsError;
 use crate::fs::SnapshotFs;
 use crate::view::Target;
+use crate::words;
 
 const STYLE: &str = include_str!("page.css");
 /// A clock that goes backwards.
@@ -247,7 +248,7 @@ impl Page {
         // A string takes everything.
         let _never_fails = match bytes {
             Some(n) => {
-                write!(row, "<td title=\"{}\">{}</td><td>", html::counted(n, "byte", "bytes"), html::size(n))
+                write!(row, "<td title=\"{}\">{}</td><td>", words::counted(n, "byte"), words::size(n))
             }
             None => write!(row, "<td></td><td>"),
         };
@@ -296,11 +297,11 @@ impl Page {
         }
         out.push_str("</tbody></table></main>\n<footer><span>");
         if !self.place.attr().volatile {
-            out.push_str(&html::counted(self.directories, "folder", "folders"));
-            out.extend([", ", &html::counted(self.files, "file", "files")]);
-            out.extend([" (", &html::size(self.bytes), ")"]);
+            out.push_str(&words::counted(self.directories, "folder"));
+            out.extend([", ", &words::counted(self.files, "file")]);
+            out.extend([" (", &words::size(self.bytes), ")"]);
             if self.others > 0 {
-                out.extend([", ", &html::counted(self.others, "other", "others")]);
+                out.extend([", ", &words::counted(self.others, "other")]);
             }
             out.push_str(" · ");
         }
@@ -313,7 +314,7 @@ impl Page {
             Some(id) => out.extend(["snapshot ", id]),
             None => {
                 let snapshots = self.fs.view().snapshots().len() as u64;
-                out.push_str(&html::counted(snapshots, "snapshot", "snapshots"));
+                out.push_str(&words::counted(snapshots, "snapshot"));
             }
         }
         out.push_str(" · read-only</span></footer></body></html>\n");

@@ -10,7 +10,7 @@ use jiff::{Span, Timestamp, ToSpan, Unit, Zoned};
 
 /// Which snapshot is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
+pub enum Moment {
     /// The newest, or so many before it.
     Latest(usize),
     /// The newest that is older than this, ns since 1970.
@@ -27,7 +27,7 @@ pub(crate) fn split<'a>(name: &'a [u8], now: &Zoned) -> Option<(&'a [u8], Moment
 }
 
 /// Reads what stands behind `@`.
-pub(crate) fn parse(text: &str, now: &Zoned) -> Option<Moment> {
+pub fn parse(text: &str, now: &Zoned) -> Option<Moment> {
     if let Some(rest) = text.strip_prefix("latest") {
         return match rest.strip_prefix('~') {
             Some(back) => back.parse().ok().map(Moment::Latest),
