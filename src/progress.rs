@@ -5,11 +5,12 @@ mod bar;
 
 use std::collections::VecDeque;
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
+use parking_lot::Mutex;
 use plakar_engine::monitor::{Event, Monitor};
 use serde_json::{Value, json};
 
@@ -134,7 +135,7 @@ impl Progress {
 
     /// The first failures.
     pub(crate) fn failed(&self) -> Vec<(Vec<u8>, String)> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failed.lock().clone()
     }
 
     /// How many entries there were, and the bytes in them.
@@ -159,7 +160,7 @@ impl Progress {
 
     /// Writes to stdout. A reader that has gone away is noticed when the result is written.
     fn print(&self, flush: Flush, write: impl FnOnce(&mut Output) -> anyhow::Result<()>) {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = self.out.lock();
         let written = write(&mut out);
         if written.is_ok() && (flush == Flush::Now || out.is_terminal) {
             let _ = out.flush();
@@ -176,7 +177,7 @@ impl Progress {
         if !self.notices_shown {
             return;
         }
-        let Ok(mut last) = last.try_lock() else { return };
+        let Some(mut last) = last.try_lock() else { return };
         if last.elapsed() < Duration::from_secs(1) {
             return;
         }
@@ -225,7 +226,7 @@ impl Progress {
                 screen::line(&format!("error: {}: {reason}", text::printable(path)));
             }
         }
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failed = self.failed.lock();
         if failed.len() < KEPT_FAILURES {
             failed.push((path.to_vec(), reason));
         }

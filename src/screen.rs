@@ -2,10 +2,11 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use indicatif::ProgressBar;
+use parking_lot::Mutex;
 use plakar_mount::daemon::Log;
 use serde::Serialize;
 
@@ -22,7 +23,7 @@ pub(crate) fn set_log(log: Log) {
 
 /// Names the bar that is drawn from now on.
 pub(crate) fn set_bar(bar: Option<ProgressBar>) {
-    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = bar;
+    *BAR.lock() = bar;
 }
 
 /// Writes a line to stderr. That it cannot be written is no reason to fail.
@@ -30,7 +31,7 @@ pub(crate) fn line(text: &str) {
     if let Some(log) = LOG.get() {
         log.make_room();
     }
-    let bar = BAR.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let bar = BAR.lock().clone();
     let write = || {
         let mut bytes = text.as_bytes().to_vec();
         bytes.push(b'\n');

@@ -5,8 +5,8 @@ pub mod frames;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::{Error, Result};
@@ -157,14 +157,14 @@ impl LocalCache {
 
     /// Where index segments are.
     pub fn index_directory(&self) -> PathBuf {
-        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = self.moved.lock();
         moved.last().map_or_else(|| self.index.clone(), |m| m.path().to_owned())
     }
 
     /// The index cannot be written where it is: moves it, empty, to the next place where this process may keep it.
     /// `false` when there is none left.
     pub(crate) fn move_index(&self) -> bool {
-        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut moved = self.moved.lock();
         let places = scratch_places();
         let next = places.iter().skip(moved.len()).find_map(|place| tempfile::tempdir_in(place).ok());
         let found = next.is_some();
@@ -174,14 +174,14 @@ impl LocalCache {
 
     /// Removes what is this process's alone. It goes with this value too, which not every process lives to drop.
     pub fn clear_away(&self) {
-        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = self.moved.lock();
         for place in moved.iter().chain(&self.own) {
             let _ = std::fs::remove_dir_all(place.path());
         }
     }
 
     fn database(&self) -> MutexGuard<'_, Connection> {
-        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+        self.database.lock()
     }
 
     /// Small objects of an area as the store has them, still sealed.

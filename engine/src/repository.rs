@@ -17,11 +17,12 @@ mod states;
 mod turns;
 pub mod writer;
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::OnceCell;
 
 use crate::cache::frames::{FrameCache, FrameCacheStats};
@@ -193,11 +194,11 @@ impl Repository {
     }
 
     async fn load_catalog(&self, listing: Listing) -> Result<Arc<Catalog>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.known.read().clone();
         let (catalog, known) = catalog::load(self, listing, &known).await?;
-        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
+        *self.known.write() = Arc::new(known);
         let catalog = Arc::new(catalog);
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = catalog.clone();
+        *self.current.write() = catalog.clone();
         let _ = self.catalog.set(());
         Ok(catalog)
     }
@@ -207,7 +208,7 @@ impl Repository {
         if !self.catalog.initialized() {
             return self.refresh_catalog().await;
         }
-        Ok(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+        Ok(self.current.read().clone())
     }
 
     /// Brings the index up to the states that the store lists now, every local file verified.
@@ -257,10 +258,9 @@ impl Repository {
         for (id, e) in &unreadable {
             tracing::warn!(state = %id, %e, "a state cannot be read; what it names is unknown");
         }
-        *self.unreadable_states.lock().unwrap_or_else(PoisonError::into_inner) =
-            unreadable.into_iter().map(|(id, e)| (id, report(&e))).collect();
+        *self.unreadable_states.lock() = unreadable.into_iter().map(|(id, e)| (id, report(&e))).collect();
         let index = Arc::new(index);
-        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Some(index.clone());
+        *self.index.write() = Some(index.clone());
         Ok(index)
     }
 
@@ -272,20 +272,20 @@ impl Repository {
 
     /// Takes over an index that a run of this process has extended.
     fn set_index(&self, index: Arc<Index>) {
-        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Some(index);
+        *self.index.write() = Some(index);
     }
 
     fn index_now(&self) -> Option<Arc<Index>> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.index.read().clone()
     }
 
     /// States that could not be read, and why.
     pub fn unreadable_states(&self) -> Vec<(ObjectId, String)> {
-        self.unreadable_states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.unreadable_states.lock().clone()
     }
 
     fn removals_now(&self) -> Arc<Catalog> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.read().clone()
     }
 
     /// Up to `count` frames that are stored one behind the other in a blob's packfile, from the one that it begins in
@@ -380,7 +380,7 @@ impl Repository {
     /// Marks snapshots as deleted; their data goes when maintenance runs.
     pub async fn remove_snapshots(&self, ids: &[ObjectId], reason: &str) -> Result<()> {
         use crate::removal::{Removal, RemovalKind};
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).writer;
+        let writer = self.writer.lock().writer;
         for target in ids {
             let removal = Removal {
                 kind: RemovalKind::Tombstone,

@@ -6,8 +6,8 @@ pub mod watched;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 pub use decoders::{DECODERS, decode};
 
@@ -29,6 +29,7 @@ use crate::storage::Store;
 use crate::tree::{Detail, Entry};
 use crate::vfs::Vfs;
 use crate::walk::{Step, Walk};
+use parking_lot::Mutex;
 
 /// The passphrase of every test store.
 pub fn secret() -> UserSecret {
@@ -211,7 +212,7 @@ impl FixtureImporter {
 
     /// How many files were opened.
     pub fn files_opened(&self) -> usize {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.opened.lock().len()
     }
 }
 
@@ -292,7 +293,7 @@ impl SourceDirectory for FixtureDirectory {
     fn open_file(&self, name: &[u8]) -> Result<Box<dyn SourceFile>, ImportError> {
         let child = self.child(name)?;
         let path = [&self.path, &b"/"[..], name].concat();
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+        self.opened.lock().push(path);
         match &child.what {
             What::File(bytes) => {
                 let entry = child.entry(name);

@@ -11,13 +11,14 @@ mod buffers;
 mod memory;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{Shared, join_all};
+use parking_lot::Mutex;
 use plakar_engine::error::{Error, Result};
 use plakar_engine::repository::reader::{FrameKey, FrameRef, FrameSource, Purpose};
 use plakar_engine::storage::{StoreError, StoreErrorKind};
@@ -123,7 +124,7 @@ impl CachedFrames {
             loaded: c.loaded.read(),
             loaded_bytes: c.loaded_bytes.read(),
             failed: c.failed.read(),
-            under_way: self.loads.lock().unwrap_or_else(PoisonError::into_inner).len() as u64,
+            under_way: self.loads.lock().len() as u64,
             data_bytes,
             meta_bytes,
         }
@@ -144,7 +145,7 @@ impl CachedFrames {
         let (mut begun, mut senders) = (Vec::new(), Vec::new());
         let mut on_their_way = Vec::new();
         let loads = {
-            let mut under_way = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut under_way = self.loads.lock();
             let mut load_of = |frame: &FrameRef| {
                 let (done, load) = oneshot::channel();
                 let load = load.shared();
@@ -225,7 +226,7 @@ impl Flight {
             }
         };
         // Only now: a reader finds the frame in memory or its load in the table, never neither.
-        self.loads.lock().unwrap_or_else(PoisonError::into_inner).remove(&frame.key());
+        self.loads.lock().remove(&frame.key());
         let _nobody_waits = done.send(answer);
     }
 }
@@ -233,7 +234,7 @@ impl Flight {
 /// Takes what has not come out of the table, however it ended.
 impl Drop for Flight {
     fn drop(&mut self) {
-        let mut under_way = self.loads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut under_way = self.loads.lock();
         for (frame, sender) in self.frames.iter().zip(&self.senders) {
             if sender.is_some() {
                 under_way.remove(&frame.key());

@@ -19,9 +19,10 @@ mod travel;
 mod tree;
 
 use std::future::Future;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use plakar_engine::error::{Error, Result};
 use plakar_engine::meta::Timestamp;
 use plakar_engine::repository::{Repository, report};
@@ -230,7 +231,7 @@ impl SnapshotFs {
 
     /// The names at the root, as they are now.
     pub fn view(&self) -> Arc<View> {
-        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.view.read().clone()
     }
 
     /// Looks for snapshots that have come or gone, and changes the names at the root; says which the kernel has to
@@ -248,7 +249,7 @@ impl SnapshotFs {
         {
             tracing::warn!("a new snapshot has extended attributes; they show when it is mounted again");
         }
-        let mut current = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.view.write();
         let changes = view.succeed(&current, now_ns());
         *current = Arc::new(view);
         Ok(changes)

@@ -1,11 +1,12 @@
 //! The progress bar: one line on stderr, drawn ten times a second.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use parking_lot::Mutex;
 
 use super::{Counters, Speed};
 use crate::{screen, text};
@@ -38,7 +39,7 @@ pub(super) fn start(work: &'static str, counters: Arc<Counters>) -> ProgressBar 
             total_entries: counters.total_entries.load(Ordering::Relaxed),
             total_bytes: counters.total_bytes.load(Ordering::Relaxed),
             failures: counters.failures.load(Ordering::Relaxed),
-            speed: speed.lock().unwrap_or_else(PoisonError::into_inner).at(now, bytes),
+            speed: speed.lock().at(now, bytes),
             elapsed: now.duration_since(began),
         };
         let _ = out.write_str(&draw(work, &state, screen::width()));

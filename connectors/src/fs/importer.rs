@@ -10,8 +10,9 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use plakar_engine::importer::{ImportError, Importer, SourceDirectory, SourceEntry};
 use rustix::fs::CWD;
 
@@ -156,7 +157,7 @@ struct Names(Mutex<HashMap<u32, Option<String>>>);
 
 impl Names {
     fn of(&self, number: u32, ask: impl FnOnce(u32) -> Option<String>) -> Option<String> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         known.entry(number).or_insert_with(|| ask(number)).clone()
     }
 }

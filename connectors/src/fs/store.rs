@@ -11,10 +11,11 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use plakar_engine::id::ObjectId;
 use plakar_engine::storage::{Area, Listed, ObjectName, PutObject, Store, StoreError, StoreErrorKind};
 use rustix::buffer::spare_capacity;
@@ -331,7 +332,7 @@ impl Place {
                     return Err(gone);
                 }
                 self.check_root("write")?;
-                self.durable.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
+                self.durable.lock().remove(folder);
                 self.make_folder(folder).map_err(fail)?;
                 make().map_err(fail)
             }
@@ -420,7 +421,7 @@ impl Place {
     /// not have got so far yet, so that this process does it once itself for each that it uses.
     fn sync_folders(&self, folder: &Path) -> io::Result<()> {
         sync_directory(folder)?;
-        let known = self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder);
+        let known = self.durable.lock().contains(folder);
         if known || folder == self.root {
             return Ok(());
         }
@@ -430,7 +431,7 @@ impl Place {
                 break;
             }
         }
-        self.durable.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_path_buf());
+        self.durable.lock().insert(folder.to_path_buf());
         Ok(())
     }
 }

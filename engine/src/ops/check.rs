@@ -7,9 +7,10 @@
 mod tally;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 
 use super::Cancel;
 use super::gather::{self, News, Wanted};
@@ -379,7 +380,7 @@ impl Check {
                     };
                     monitor.event(Event::Progress { bytes: w.located.len.into() });
                     if let Some(problem) = problem {
-                        bad.lock().unwrap_or_else(PoisonError::into_inner).push((w.id, problem));
+                        bad.lock().push((w.id, problem));
                     }
                     Ok(())
                 })
@@ -388,7 +389,7 @@ impl Check {
             .buffer_unordered(parallel)
             .try_collect::<Vec<()>>()
             .await?;
-        self.bad.extend(std::mem::take(&mut *bad.lock().unwrap_or_else(PoisonError::into_inner)));
+        self.bad.extend(std::mem::take(&mut *bad.lock()));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::reader::FrameRef;
 use super::segment::{self, Segment, SegmentKey, SegmentWriter};
@@ -14,6 +14,7 @@ use crate::id::{BlobId, ObjectId};
 use crate::removal::Removals;
 use crate::storage::{Listed, Store};
 use crate::vfs::Located;
+use parking_lot::Mutex;
 
 /// States shorter than this, in clear, are gathered in memory before they become a segment.
 const SMALL_STATE: u64 = 8 << 20;
@@ -284,7 +285,7 @@ fn data_key(
 ) -> Result<Arc<DataKey>> {
     let wrapped = s.wrapped_key(pack.key.into())?;
     let name = wrapped.first_chunk().copied().unwrap_or_default();
-    let mut cache = data_keys.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut cache = data_keys.lock();
     if let Some(key) = cache.get(&name) {
         return Ok(key.clone());
     }

@@ -5,12 +5,13 @@ mod bulk;
 
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
 use super::turns::Turns;
@@ -141,7 +142,7 @@ pub fn decode(frame: &FrameRef, stored: &[u8]) -> Result<Bytes> {
 }
 
 fn with_decoder<T>(work: impl FnOnce(Result<&mut FrameDecoder, FrameError>) -> T) -> T {
-    let idle = || DECODERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let idle = || DECODERS.lock();
     let free = idle().pop();
     let Some(mut decoder) = free.or_else(|| FrameDecoder::new().ok()) else {
         return work(Err(FrameError::Decompress));
@@ -186,11 +187,11 @@ impl FrameReader {
     }
 
     pub(super) fn set_disk(&self, cache: Option<FrameCache>) {
-        *self.disk.write().unwrap_or_else(PoisonError::into_inner) = cache.map(Arc::new);
+        *self.disk.write() = cache.map(Arc::new);
     }
 
     pub(super) fn disk(&self) -> Option<Arc<FrameCache>> {
-        self.disk.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.disk.read().clone()
     }
 
     pub(super) fn raise(&self, wanted: &[FrameRef]) {

@@ -1,10 +1,11 @@
 //! The last frames that were read, kept in clear: walking a tree meets neighbours, and neighbours share frames.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::reader::{FrameKey, FrameRef, FrameSource, Purpose};
 use crate::error::{Error, Result};
@@ -37,7 +38,7 @@ impl RecentFrames {
 impl FrameSource for RecentFrames {
     async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>> {
         let mut found: Vec<Option<Result<Bytes, Arc<Error>>>> = {
-            let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = self.kept.lock();
             wanted.iter().map(|f| kept.frames.get(&f.key()).cloned().map(Ok)).collect()
         };
         let missing: Vec<usize> = (0..wanted.len()).filter(|i| found[*i].is_none()).collect();
@@ -46,7 +47,7 @@ impl FrameSource for RecentFrames {
         }
         let fetch: Vec<FrameRef> = missing.iter().map(|i| wanted[*i].clone()).collect();
         let answers = self.source.frames(&fetch, purpose).await;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock();
         for (i, answer) in missing.into_iter().zip(answers) {
             if let Ok(bytes) = &answer {
                 kept.keep(wanted[i].key(), bytes.clone());

@@ -5,8 +5,9 @@
 //! turn while somebody comes to wait for one of its frames is raised: it goes on at once.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::reader::{FrameKey, Purpose};
@@ -75,14 +76,14 @@ impl Turns {
     #[cfg(test)]
     pub(super) fn are_free(&self) -> bool {
         let decodes = std::thread::available_parallelism().map_or(2, usize::from);
-        let waiting = self.queue.lock().unwrap_or_else(PoisonError::into_inner).waiting.len();
+        let waiting = self.queue.lock().waiting.len();
         let free = (self.requests.available_permits(), self.decodes.available_permits());
         free == (PREFETCH_REQUESTS, decodes) && waiting == 0
     }
 
     /// Somebody waits for these frames now: prefetches of them that wait for a turn go on.
     pub(super) fn raise(&self, frames: impl Iterator<Item = FrameKey>) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock();
         for frame in frames {
             match queue.waiting.get(&frame) {
                 Some(raised) => raised.notify_one(),
@@ -108,7 +109,7 @@ struct Waiting<'a> {
 impl<'a> Waiting<'a> {
     fn new(queue: &'a Mutex<Queue>, frames: &'a [FrameKey]) -> Self {
         let raised = Arc::new(Notify::new());
-        let mut q = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut q = queue.lock();
         let before = q.early.len();
         q.early.retain(|f| !frames.contains(f));
         if q.early.len() < before {
@@ -122,7 +123,7 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.queue.lock();
         for frame in self.frames {
             // Another prefetch of the same frame may have taken its place.
             if queue.waiting.get(frame).is_some_and(|r| Arc::ptr_eq(r, &self.raised)) {

@@ -6,10 +6,11 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 
 use super::catalog::Catalog;
@@ -133,7 +134,7 @@ impl Run {
             threads.push(std::thread::spawn(move || Packer::new(run, class, handle).work(&receiver)));
             sender
         });
-        *run.packers.lock().unwrap_or_else(PoisonError::into_inner) = Some(Packers { senders, threads });
+        *run.packers.lock() = Some(Packers { senders, threads });
         Ok(run)
     }
 
@@ -149,7 +150,7 @@ impl Run {
 
     /// The index as of t₀, with what this run has added.
     pub fn index(&self) -> Arc<Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.index.read().clone()
     }
 
     /// Bytes put into the store so far.
@@ -175,15 +176,14 @@ impl Run {
 
     /// Whether the store has this blob, by what this run may rely on.
     pub fn is_known(&self, id: &BlobId) -> bool {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
-            || self.index().is_known(id, &self.catalog.removals)
+        self.pending.lock().contains(id) || self.index().is_known(id, &self.catalog.removals)
     }
 
     /// Claims a blob: `true` means that it is new and the caller must frame it.
     pub fn claim(&self, id: &BlobId) -> bool {
         // Two workers may be here with one blob; or a checkpoint has just moved it from `pending` to the next index.
         // The first costs nothing; the second a duplicate.
-        !self.is_known(id) && self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(*id)
+        !self.is_known(id) && self.pending.lock().insert(*id)
     }
 
     /// A framer for one worker and class.
@@ -206,7 +206,7 @@ impl Run {
     fn submit(&self, class: Class, group: Group) -> Result<()> {
         self.check()?;
         let sender = {
-            let packers = self.packers.lock().unwrap_or_else(PoisonError::into_inner);
+            let packers = self.packers.lock();
             packers.as_ref().map(|p| p.senders[class as usize - 1].clone())
         };
         // A packer that has gone left its reason.
@@ -247,7 +247,7 @@ impl Run {
             return Ok(());
         }
         batch.sort();
-        let writer = self.repository.writer.lock().unwrap_or_else(PoisonError::into_inner).writer;
+        let writer = self.repository.writer.lock().writer;
         let r = &self.repository;
         let (id, len) = states::write(&r.store, &r.keys, batch, writer, self.id, now_ns()).await?;
         self.cancel.moved();
@@ -259,9 +259,9 @@ impl Run {
         let index = self.index();
         match blocking(move || index.with(done).map(Arc::new)).await {
             Ok(index) => {
-                *self.index.write().unwrap_or_else(PoisonError::into_inner) = index.clone();
+                *self.index.write() = index.clone();
                 self.repository.set_index(index);
-                let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut pending = self.pending.lock();
                 for id in &ids {
                     pending.remove(id);
                 }
@@ -273,10 +273,10 @@ impl Run {
     }
 
     async fn renew_lease(&self) -> Result<()> {
-        let due = self.lease.lock().unwrap_or_else(PoisonError::into_inner).1.elapsed() >= LEASE_EVERY;
+        let due = self.lease.lock().1.elapsed() >= LEASE_EVERY;
         if due {
             let (id, _) = put_lease(&self.repository, self.id, &self.purpose.0, &self.purpose.1).await?;
-            let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lease = self.lease.lock();
             lease.0.push(id);
             lease.1 = Instant::now();
         }
@@ -286,7 +286,7 @@ impl Run {
     /// Closes the packfiles and writes the last state. Called at the end of every run, also of one that failed or was
     /// cancelled: what is in the store already is then found by the next run.
     pub async fn flush(&self) -> Result<()> {
-        let packers = self.packers.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let packers = self.packers.lock().take();
         if let Some(Packers { senders, threads }) = packers {
             drop(senders);
             let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|t| t.join().is_ok()));
@@ -323,9 +323,9 @@ impl Run {
         let mut snapshot = snapshot.clone();
         let repository = &self.repository;
         let half_grace = repository.config.grace_seconds as i64 / 2 * 1_000_000_000;
-        let state = repository.writer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let state = repository.writer.lock().clone();
         let mut state = blocking(move || Ok(state.lock_and_reload())).await?;
-        let (t0_ns, seen) = *self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let (t0_ns, seen) = *self.since.lock();
         state.data.sequence += 1;
         snapshot.writer = state.data.writer;
         snapshot.sequence = state.data.sequence;
@@ -340,12 +340,12 @@ impl Run {
         if time_ns - t0_ns > half_grace {
             repository.remove_snapshots(&[id], "committed after half the grace period").await?;
             state.data.save();
-            *repository.writer.lock().unwrap_or_else(PoisonError::into_inner) = state.data.clone();
+            *repository.writer.lock() = state.data.clone();
             return Ok(None);
         }
         state.data.last = Some((id, *blake3::hash(&bytes).as_bytes()));
         state.data.save();
-        *repository.writer.lock().unwrap_or_else(PoisonError::into_inner) = state.data.clone();
+        *repository.writer.lock() = state.data.clone();
         drop(state);
         self.release().await;
         Ok(Some(snapshot))
@@ -356,19 +356,19 @@ impl Run {
     pub async fn begin_anew(&self) -> Result<()> {
         let (lease, t0_ns) = put_lease(&self.repository, self.id, &self.purpose.0, &self.purpose.1).await?;
         {
-            let mut leases = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut leases = self.lease.lock();
             leases.0.push(lease);
             leases.1 = Instant::now();
         }
         let catalog = self.repository.refresh_catalog().await?;
         self.repository.refresh_index().await?;
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = (t0_ns, catalog.seen);
+        *self.since.lock() = (t0_ns, catalog.seen);
         Ok(())
     }
 
     /// Removes the lease, if the store lets us.
     async fn release(&self) {
-        let ids = std::mem::take(&mut self.lease.lock().unwrap_or_else(PoisonError::into_inner).0);
+        let ids = std::mem::take(&mut self.lease.lock().0);
         for id in ids {
             if let Err(e) = self.repository.store.delete(ObjectName::new(Area::Leases, id)).await {
                 tracing::debug!(%e, "the lease stays");

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 
 use super::{Area, Listed, ObjectName, PutObject, Store, StoreError, StoreErrorKind};
 
@@ -30,7 +31,7 @@ impl MemoryStore {
 
     /// Replaces an object's bytes, as damage would. For tests.
     pub fn tamper(&self, name: ObjectName, change: impl FnOnce(&mut Vec<u8>)) {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.objects.lock();
         if let Some((bytes, _)) = objects.get_mut(&name) {
             let mut v = bytes.to_vec();
             change(&mut v);
@@ -40,7 +41,7 @@ impl MemoryStore {
 
     /// Loses an object. For tests.
     pub fn lose(&self, name: ObjectName) {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        self.objects.lock().remove(&name);
     }
 
     /// Sets its clock forward. For tests.
@@ -50,12 +51,12 @@ impl MemoryStore {
 
     /// Every name, in order.
     pub fn names(&self) -> Vec<ObjectName> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        self.objects.lock().keys().copied().collect()
     }
 
     /// A copy that shares nothing with this one.
     pub fn snapshot(&self) -> Self {
-        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let objects = self.objects.lock().clone();
         Self { objects: Arc::new(Mutex::new(objects)), ahead_ns: self.ahead_ns.clone() }
     }
 }
@@ -82,7 +83,7 @@ impl Store for MemoryStore {
     }
 
     async fn list(&self, area: Area) -> Result<Vec<Listed>, StoreError> {
-        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let objects = self.objects.lock();
         Ok(objects
             .iter()
             .filter(|(n, _)| n.area == area)
@@ -91,7 +92,7 @@ impl Store for MemoryStore {
     }
 
     async fn get(&self, name: ObjectName, range: Option<Range<u64>>) -> Result<Bytes, StoreError> {
-        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let objects = self.objects.lock();
         let (bytes, _) = objects.get(&name).ok_or_else(|| missing("read", name))?;
         match range {
             None => Ok(bytes.clone()),
@@ -103,7 +104,7 @@ impl Store for MemoryStore {
     }
 
     async fn stat(&self, name: ObjectName) -> Result<Listed, StoreError> {
-        let objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let objects = self.objects.lock();
         let (b, t) = objects.get(&name).ok_or_else(|| missing("look at", name))?;
         Ok(Listed { id: name.id, len: b.len() as u64, modified_ns: *t })
     }
@@ -114,7 +115,7 @@ impl Store for MemoryStore {
     }
 
     async fn delete(&self, name: ObjectName) -> Result<(), StoreError> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+        self.objects.lock().remove(&name);
         Ok(())
     }
 }
@@ -136,7 +137,7 @@ impl PutObject for MemoryPut {
         let ahead = self.store.ahead_ns.load(Ordering::Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64) + ahead;
         let listed = Listed { id: self.name.id, len: self.bytes.len() as u64, modified_ns: now };
-        let mut objects = self.store.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.store.objects.lock();
         if objects.contains_key(&self.name) {
             let kind = StoreErrorKind::AlreadyExists;
             return Err(StoreError::new(kind, "write", self.name, "it exists already"));

@@ -1,8 +1,7 @@
 //! Reading through a source of frames that notes what it is asked for.
 
-use std::sync::{Mutex, PoisonError};
-
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::repository::reader::FrameKey;
@@ -19,7 +18,7 @@ struct Noting(Arc<Repository>, Mutex<Vec<FrameKey>>);
 impl FrameSource for Noting {
     async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>> {
         let data = wanted.iter().filter(|f| f.class == Class::Data).map(FrameRef::key);
-        self.1.lock().unwrap_or_else(PoisonError::into_inner).extend(data);
+        self.1.lock().extend(data);
         self.0.frames(wanted, purpose).await
     }
 }
@@ -50,10 +49,10 @@ async fn the_frames_of_a_range_are_those_that_reading_it_asks_for() {
     {
         let range = from..from + len;
         let frames = vfs.frames_of(contents, range.clone()).await.unwrap();
-        source.1.lock().unwrap().clear();
+        source.1.lock().clear();
         vfs.read(&entry, range.clone(), Purpose::OnDemand).await.unwrap();
         let mut seen = HashSet::new();
-        let asked: Vec<_> = source.1.lock().unwrap().iter().copied().filter(|k| seen.insert(*k)).collect();
+        let asked: Vec<_> = source.1.lock().iter().copied().filter(|k| seen.insert(*k)).collect();
         assert_eq!(frames.iter().map(FrameRef::key).collect::<Vec<_>>(), asked, "{range:?}");
         counts.push(asked.len());
     }

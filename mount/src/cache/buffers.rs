@@ -4,9 +4,10 @@
 //! and the process grows to twice what it holds. So what stays is copied into buffers of a few fixed sizes, and a
 //! buffer that nobody looks at any more takes the next frame.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 /// Smaller frames are left to the allocator.
 const SMALLEST: usize = 64 << 10;
@@ -54,14 +55,14 @@ impl Buffers {
     }
 
     fn unused_of(&self, size: usize) -> Option<Vec<u8>> {
-        let mut unused = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unused = self.unused.lock();
         let i = unused.iter().rposition(|(s, _)| *s == size)?;
         Some(unused.remove(i).1)
     }
 
     fn take_back(&self, size: usize, mut buffer: Vec<u8>) {
         buffer.clear();
-        let mut unused = self.unused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unused = self.unused.lock();
         unused.push((size, buffer));
         let mut bytes: usize = unused.iter().map(|(s, _)| s).sum();
         while bytes > SPARE && unused.len() > 1 {

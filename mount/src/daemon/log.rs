@@ -7,8 +7,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::fs::FileType;
 
 /// How large it gets before it is put aside: with the one before, twice that.
@@ -31,7 +31,7 @@ impl Log {
     /// Makes room for what is written next. Called before every line; says nothing of a failure, which would have to
     /// be written there too.
     pub fn make_room(&self) {
-        let _one_at_a_time = self.turning.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.turning.lock();
         let _goes_on_as_it_is = self.turn();
     }
 

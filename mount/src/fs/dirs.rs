@@ -3,12 +3,13 @@
 //! The table of inodes knows only positions, so a directory is made from the entry in the one above it, and that one
 //! likewise. The last ones are remembered.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::SnapshotFs;
 use super::inodes::{At, Inode, Place};
 use super::tree::Dir;
 use crate::error::FsError;
+use parking_lot::Mutex;
 
 /// Directories that are remembered.
 const SLOTS: usize = 4096;
@@ -35,13 +36,13 @@ impl Dirs {
 
     /// The directory with a number, if it is the one that stands there: numbers are given again.
     fn get(&self, ino: u64, at: &At) -> Option<Arc<Dir>> {
-        let slot = self.slot(ino).lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = self.slot(ino).lock();
         slot.as_ref().filter(|dir| dir.ino == ino && at.is_of(&dir.identity)).cloned()
     }
 
     fn put(&self, dir: &Arc<Dir>) {
         if dir.entry.weight() <= LARGEST {
-            *self.slot(dir.ino).lock().unwrap_or_else(PoisonError::into_inner) = Some(dir.clone());
+            *self.slot(dir.ino).lock() = Some(dir.clone());
         }
     }
 }

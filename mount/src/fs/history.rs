@@ -12,11 +12,12 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use plakar_engine::error::{Error, Result};
 use plakar_engine::id::BlobId;
 use plakar_engine::meta::Timestamp;
@@ -61,7 +62,7 @@ impl Default for Histories {
 
 impl Histories {
     fn get(&self, key: &Key) -> Option<Option<Arc<Folder>>> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = self.last.lock();
         match &*last {
             Some((of, folder)) if of == key => Some(folder.clone()),
             _ => self.made.get(key),
@@ -70,7 +71,7 @@ impl Histories {
 
     fn put(&self, key: Key, folder: Option<Arc<Folder>>) {
         self.made.insert(key.clone(), folder.clone());
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((key, folder));
+        *self.last.lock() = Some((key, folder));
     }
 }
 
@@ -258,7 +259,7 @@ async fn made(
         .buffer_unordered(PARALLEL)
         .try_collect::<Vec<()>>()
         .await?;
-    let all = all.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let all = all.into_inner();
     Ok(Folder::new(items, mtime).with_names(all.end(view_path, place.deeper(), mtime)))
 }
 
@@ -266,7 +267,7 @@ async fn made(
 async fn gather(folders: &Folders, node: BlobId, all: &Mutex<Gathered>) -> Result<()> {
     let mut position = 0;
     while let Some(run) = folders.run_at(node, position).await? {
-        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = all.lock();
         for entry in run.entries.iter().filter(|e| !matches!(e.detail, Detail::Missing)) {
             if !all.add(&entry.name) {
                 return Err(Error::Bug("names of more than 4 GiB in one directory"));

@@ -12,8 +12,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use plakar_engine::crypto::Keyring;
 use plakar_engine::id::ObjectId;
 use plakar_engine::tree::{Detail, Entry};
@@ -328,7 +329,7 @@ impl Inodes {
     }
 
     fn shard(&self, ino: u64) -> MutexGuard<'_, Shard> {
-        self.shards[block_of(ino) as usize % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[block_of(ino) as usize % SHARDS].lock()
     }
 
     /// Where a number leads.
@@ -452,7 +453,7 @@ impl Inodes {
     /// held, and one for all else that is held in a directory.
     pub(crate) fn len(&self) -> usize {
         let rows = |s: &Mutex<Shard>| {
-            let shard = s.lock().unwrap_or_else(PoisonError::into_inner);
+            let shard = s.lock();
             shard.rows.len() + shard.blocks.len()
         };
         self.shards.iter().map(rows).sum()

@@ -8,8 +8,9 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use plakar_engine::exporter::ExportError;
 use plakar_engine::meta::Metadata;
 use rustix::fs::{Mode, OFlags, Stat, lgetxattr_query, openat};
@@ -95,8 +96,8 @@ impl Parent {
         }
     }
 
-    fn births(&self) -> std::sync::MutexGuard<'_, Vec<Birth>> {
-        self.births.lock().unwrap_or_else(PoisonError::into_inner)
+    fn births(&self) -> parking_lot::MutexGuard<'_, Vec<Birth>> {
+        self.births.lock()
     }
 }
 
@@ -221,12 +222,12 @@ impl Parents {
         found.unwrap_or_else(|| (self.root.clone(), 0))
     }
 
-    fn ours(&self) -> std::sync::MutexGuard<'_, HashSet<Key>> {
-        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ours(&self) -> parking_lot::MutexGuard<'_, HashSet<Key>> {
+        self.ours.lock()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, Open> {
+        self.open.lock()
     }
 }
 

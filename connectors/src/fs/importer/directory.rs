@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use plakar_engine::importer::{
     ImportError, LeftOut, Listed, Listing, SourceDirectory, SourceEntry, SourceFile, Stamp,
 };
@@ -104,7 +105,7 @@ impl FsDirectory {
 
     /// The names, in the order of bytes.
     fn names(&self) -> Result<Names, Errno> {
-        let _guard = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.listing.lock();
         seek(&self.fd, SeekFrom::Start(0))?;
         BUFFER.with_borrow_mut(|buffer| {
             buffer.reserve(NAMES_BUFFER);

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, StatxFlags, major, minor, statx};
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -33,7 +33,7 @@ pub(super) struct OwnMounts(Mutex<HashMap<u64, bool>>);
 impl OwnMounts {
     /// Whether a device is a mount of plakar, of whatever store.
     pub(super) fn has(&self, device: u64) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         *known.entry(device).or_insert_with(|| {
             // Without the table nothing is left out.
             let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();

@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use plakar_engine::importer::Stamp;
 use rustix::fs::{major, minor};
 use rustix::ioctl::{Getter, ioctl, opcode};
@@ -43,7 +43,7 @@ pub(super) struct Volumes(Mutex<HashMap<(u64, bool), Volume>>);
 impl Volumes {
     /// The one with a device number. With a directory of it that is open, it is asked itself.
     pub(super) fn of(&self, device: u64, directory: Option<BorrowedFd<'_>>) -> Volume {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         *known.entry((device, directory.is_some())).or_insert_with(|| {
             let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
             let row = MountRow::of_device(&table, major(device), minor(device));

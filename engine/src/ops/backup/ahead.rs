@@ -4,7 +4,7 @@
 //! only the beginning is read ahead, and the rest some names at a time as the walk gets there.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::compare::{Beside, Comparison, Found};
 use super::previous::Known;
@@ -12,6 +12,7 @@ use crate::id::BlobId;
 use crate::importer::{ImportError, Listing, SourceDirectory};
 use crate::trail::Trail;
 use crate::tree::{Entry, build};
+use parking_lot::{Condvar, Mutex};
 
 /// Threads that read listings ahead.
 const LISTERS: usize = 6;
@@ -200,8 +201,8 @@ impl<'a> Ahead<'a> {
         self.list(job.parent.open_directory(&job.name)?, &job.trail, job.node)
     }
 
-    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(&self) -> parking_lot::MutexGuard<'_, Queue> {
+        self.queue.lock()
     }
 
     /// Adds listings; the first one is wanted first, and before all that were added earlier.
@@ -215,7 +216,9 @@ impl<'a> Ahead<'a> {
             q.idle
         };
         // Waking somebody costs more than most listings: none is woken for nothing.
-        (0..jobs.len().min(idle)).for_each(|_| self.wake.notify_one());
+        for _ in 0..jobs.len().min(idle) {
+            self.wake.notify_one();
+        }
     }
 
     pub(super) fn close(&self) {
@@ -245,12 +248,12 @@ impl<'a> Ahead<'a> {
                         break job;
                     }
                     q.idle += 1;
-                    q = self.wake.wait(q).unwrap_or_else(PoisonError::into_inner);
+                    self.wake.wait(&mut q);
                     q.idle -= 1;
                 }
             };
             {
-                let mut state = job.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = job.state.lock();
                 if !matches!(*state, JobState::Waiting) {
                     self.queue().ahead_directories -= 1;
                     continue;
@@ -259,14 +262,14 @@ impl<'a> Ahead<'a> {
             }
             let listed = self.list_job(&job);
             self.queue().ahead_entries += listed.as_ref().map_or(0, |o| o.ready.len());
-            *job.state.lock().unwrap_or_else(PoisonError::into_inner) = JobState::Done(Box::new(listed));
+            *job.state.lock() = JobState::Done(Box::new(listed));
             job.changed.notify_all();
         }
     }
 
     /// A listing, now.
     pub(super) fn take(&self, job: &Job) -> Result<Opened, ImportError> {
-        let mut state = job.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = job.state.lock();
         loop {
             match std::mem::replace(&mut *state, JobState::Taken) {
                 JobState::Waiting | JobState::Taken => {
@@ -275,7 +278,7 @@ impl<'a> Ahead<'a> {
                 }
                 JobState::Running => {
                     *state = JobState::Running;
-                    state = job.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    job.changed.wait(&mut state);
                 }
                 JobState::Done(listed) => {
                     let listed = *listed;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use super::change::ChangeBy;
 use super::previous::{Known, Part, Previous};
@@ -18,6 +18,7 @@ use crate::ops::Cancel;
 use crate::repository::writer::{Framer, Run};
 use crate::trail::Trail;
 use crate::tree::{self, Contents, Detail, Entry, Extent, Links, Owners, Summary};
+use parking_lot::Mutex;
 
 /// What the stages of one backup share.
 pub(super) struct Assembly {
@@ -77,14 +78,14 @@ impl Assembly {
             return Err(Error::Usage("a directory is too large for the store's format".into()));
         }
         if self.run.claim(&id) {
-            self.meta.lock().unwrap_or_else(PoisonError::into_inner).push(&self.run, id, blob)?;
+            self.meta.lock().push(&self.run, id, blob)?;
         }
         Ok(id)
     }
 
     /// Sends the last metadata on its way.
     pub(super) fn flush(&self) -> Result<()> {
-        self.meta.lock().unwrap_or_else(PoisonError::into_inner).flush(&self.run)
+        self.meta.lock().flush(&self.run)
     }
 
     /// Reports a path that is not backed up whole.
@@ -95,16 +96,12 @@ impl Assembly {
 
     /// The entry of `/`, when all is done.
     pub(super) fn take_root(&self) -> Result<Entry> {
-        self.root
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-            .ok_or(Error::Bug("the tree is not complete"))
+        self.root.lock().take().ok_or(Error::Bug("the tree is not complete"))
     }
 
     /// Stores the owner table.
     pub(super) fn owners(&self) -> Result<BlobId> {
-        let seen = self.uids.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.uids.lock();
         let mut owners = Owners::default();
         for uid in &seen.0 {
             owners.users.extend(self.source.user_name(*uid).map(|n| (*uid, n)));
@@ -123,7 +120,7 @@ impl Assembly {
     /// What entries of one directory add up to. Their owners are noted.
     fn sum_up(&self, entries: &[Entry]) -> Summary {
         let mut below = Summary::default();
-        let mut seen = self.uids.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.uids.lock();
         for e in entries {
             below.add(e);
             if !seen.0.contains(&e.meta.uid) {
@@ -276,7 +273,7 @@ impl Directory {
         }
         let entry = self.complete(assembly)?;
         let Some((page, slot)) = &self.parent else {
-            *assembly.root.lock().unwrap_or_else(PoisonError::into_inner) = Some(entry);
+            *assembly.root.lock() = Some(entry);
             return Ok(None);
         };
         page.put(*slot, entry);
@@ -288,7 +285,7 @@ impl Directory {
     }
 
     fn complete(&self, assembly: &Assembly) -> Result<Entry> {
-        let done = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
+        let done = std::mem::take(&mut *self.done.lock());
         let parts: Vec<Part> = done.pages.values().filter_map(|(_, part)| *part).collect();
         let pages: Vec<_> = done.pages.into_values().flat_map(|(pages, _)| pages).collect();
         let node = tree::build::index(pages.iter(), |blob| assembly.put_meta(&blob))?;
@@ -336,7 +333,7 @@ impl Page {
     }
 
     fn put(&self, slot: usize, entry: Entry) {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock();
         if let Some(s) = slots.get_mut(slot) {
             if s.expected.as_deref() != Some(&entry) {
                 self.directory.is_changed();
@@ -360,7 +357,7 @@ impl Page {
     }
 
     fn complete(&self, assembly: &Assembly) -> Result<()> {
-        let slots = std::mem::take(&mut *self.slots.lock().unwrap_or_else(PoisonError::into_inner));
+        let slots = std::mem::take(&mut *self.slots.lock());
         let (mut entries, mut stamps) = (Vec::with_capacity(slots.len()), Vec::with_capacity(slots.len()));
         for slot in slots {
             if let Some(entry) = slot.entry {
@@ -396,7 +393,7 @@ impl Page {
                 }
             }
         }
-        let mut done = directory.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut done = directory.done.lock();
         done.below.add_all(&below);
         done.pages.insert(self.number, (pages, part));
         Ok(())
@@ -431,12 +428,12 @@ impl FileInWork {
 
     /// Sets what covers the file from an offset on.
     pub(super) fn set(&self, offset: u64, extent: Extent) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).extents.insert(offset, extent);
+        self.state.lock().extents.insert(offset, extent);
     }
 
     /// The reader is done: this is the entry, but for its contents if they could be read.
     pub(super) fn read(&self, entry: Entry) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).entry = Some(entry);
+        self.state.lock().entry = Some(entry);
     }
 
     /// One thing less to wait for; the last one hands the entry to the directory.
@@ -444,7 +441,7 @@ impl FileInWork {
         if self.pending.fetch_sub(1, Ordering::AcqRel) != 1 {
             return Ok(());
         }
-        let state = std::mem::take(&mut *self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        let state = std::mem::take(&mut *self.state.lock());
         let Some(mut entry) = state.entry else { return Ok(()) };
         if let Detail::Regular(Contents { missing: false, .. }) = entry.detail {
             let extents = state.extents.into_values().collect();

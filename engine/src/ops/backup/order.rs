@@ -2,9 +2,9 @@
 //! which compresses better, and which a reader of the snapshot finds together.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crossbeam_channel::Sender;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::read::Job;
 use crate::error::{Error, Result};
@@ -61,14 +61,14 @@ impl Order {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Waits while this unit is too far ahead. The next one in turn never waits, so all get on.
     fn bring(&self, number: u64, job: Job) {
         let mut state = self.lock();
         while state.out.is_some() && number >= state.next + AHEAD {
-            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+            self.moved.wait(&mut state);
         }
         state.waiting.insert(number, job);
         while let Some(job) = state.take_next() {

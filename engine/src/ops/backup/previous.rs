@@ -6,8 +6,9 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::change::UNTRUSTED;
@@ -246,7 +247,7 @@ impl Previous {
             (More::Row(row), _) => match self.record(row) {
                 Some(Record::Entries(_, entries)) => entries,
                 _ => {
-                    self.staged.lock().unwrap_or_else(PoisonError::into_inner).lost.insert(row);
+                    self.staged.lock().lost.insert(row);
                     Vec::new()
                 }
             },
@@ -328,7 +329,7 @@ impl Previous {
         let row = self.hash(&[&directory, &b"\0"[..], first].concat());
         let clear = encode(BlobId([0; 32]), entries, stamps);
         let part = Part { row, digest: first_bytes(&blake3::hash(&clear)) };
-        let is_lost = || self.staged.lock().unwrap_or_else(PoisonError::into_inner).lost.contains(&row);
+        let is_lost = || self.staged.lock().lost.contains(&row);
         if self.begins_anew() || !known.parts.contains(&part) || is_lost() {
             self.stage_record(row, self.hash(&directory), &clear);
         }
@@ -365,7 +366,7 @@ impl Previous {
         }
         let now: HashSet<i64> = parts.iter().map(|p| p.row).collect();
         let gone = known.parts.iter().map(|p| p.row).filter(|row| !now.contains(row));
-        self.staged.lock().unwrap_or_else(PoisonError::into_inner).removed.extend(gone);
+        self.staged.lock().removed.extend(gone);
     }
 
     fn stage_record(&self, row: i64, parent: i64, clear: &[u8]) {
@@ -374,7 +375,7 @@ impl Previous {
         head.extend_from_slice(&row.to_le_bytes());
         head.extend_from_slice(&parent.to_le_bytes());
         head.put_u32(sealed.len() as u32);
-        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut staged = self.staged.lock();
         let Some(file) = &mut staged.file else { return };
         match file.write_all(&head).and_then(|()| file.write_all(&sealed)) {
             Ok(()) => staged.rows += 1,
@@ -389,14 +390,14 @@ impl Previous {
     /// Forgets a directory and all below it.
     pub(super) fn forget(&self, path: &[u8]) {
         let hash = self.hash(path);
-        self.staged.lock().unwrap_or_else(PoisonError::into_inner).removed.push(hash);
+        self.staged.lock().removed.push(hash);
     }
 
     /// Writes what was gathered into the file cache, as that of a snapshot; not if another backup of the same source has
     /// done so in the meantime, since its records and ours would mix.
     pub(super) async fn keep(self: Arc<Self>, snapshot: ObjectId) -> Result<()> {
         blocking(move || {
-            let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut staged = self.staged.lock();
             let io = |e| Error::io("read back from", &std::env::temp_dir(), e);
             let Some(file) = &mut staged.file else { return Ok(()) };
             file.flush().map_err(io)?;

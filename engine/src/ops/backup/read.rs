@@ -2,10 +2,11 @@
 //! seal. Buffers go round between them.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::{Condvar, Mutex};
 
 use super::assemble::{Assembly, FileInWork, Page};
 use super::order::{Batch, Order};
@@ -99,14 +100,14 @@ impl Turns {
     }
 
     fn take<T>(&self, work: impl FnOnce() -> T) -> T {
-        let mut free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.0.lock();
         while *free == 0 {
-            free = self.1.wait(free).unwrap_or_else(PoisonError::into_inner);
+            self.1.wait(&mut free);
         }
         *free -= 1;
         drop(free);
         let result = work();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *self.0.lock() += 1;
         self.1.notify_one();
         result
     }

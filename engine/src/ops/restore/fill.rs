@@ -2,10 +2,11 @@
 //! threads at once.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::stream::{self, StreamExt};
+use parking_lot::RwLock;
 
 use super::links::Fate;
 use super::{Job, add};
@@ -309,11 +310,11 @@ impl Job {
     }
 
     fn write(&self, file: &File, bytes: &[u8], at: u64) -> Result<()> {
-        let mut state = file.state.read().unwrap_or_else(PoisonError::into_inner);
+        let mut state = file.state.read();
         if let FileState::New = *state {
             drop(state);
             self.open(file)?;
-            state = file.state.read().unwrap_or_else(PoisonError::into_inner);
+            state = file.state.read();
         }
         let failure = match &*state {
             FileState::Open(f) => f.write_at(bytes, at).err(),
@@ -323,14 +324,14 @@ impl Job {
         match failure {
             None => Ok(()),
             Some(e) => {
-                *file.state.write().unwrap_or_else(PoisonError::into_inner) = FileState::Closed;
+                *file.state.write() = FileState::Closed;
                 self.entry_failed(&file.path(), e)
             }
         }
     }
 
     fn open(&self, file: &File) -> Result<()> {
-        let mut state = file.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = file.state.write();
         if !matches!(*state, FileState::New) {
             return Ok(());
         }
@@ -357,7 +358,7 @@ impl Job {
 
     /// A file cannot be restored, since what it needs is damaged or missing in the store.
     fn lost(&self, file: &File, reason: &str) {
-        let mut state = file.state.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = file.state.write();
         if !matches!(*state, FileState::Closed) {
             self.damaged(&file.path(), reason);
         }
@@ -366,10 +367,7 @@ impl Job {
 
     fn finish_file(&self, file: &File) -> Result<()> {
         self.open(file)?;
-        let state = std::mem::replace(
-            &mut *file.state.write().unwrap_or_else(PoisonError::into_inner),
-            FileState::Closed,
-        );
+        let state = std::mem::replace(&mut *file.state.write(), FileState::Closed);
         let FileState::Open(f) = state else { return Ok(()) };
         match f.finish(file.attributes()) {
             Ok(missing) => {

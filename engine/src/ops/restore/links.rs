@@ -1,10 +1,10 @@
 //! Files that have several names: which one was made first, and where.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::trail::Trail;
 use crate::tree::Entry;
+use parking_lot::{Mutex, MutexGuard};
 
 /// The first names of files that have further ones still to come.
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ impl FirstNames {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, First>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
