@@ -11,6 +11,56 @@
 //! | primitives (pure) | `id`, `meta`, `wire`, `crypto`, `chunker` | bytes in, bytes out |
 //!
 //! `docs/FORMAT.md` is the specification of what is stored, `docs/ARCHITECTURE.md` shows the two data flows.
+//!
+//! # Example
+//! A store is made and opened, a source backed up, its tree walked and its files read:
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use plakar_engine::cache::LocalDirs;
+//! use plakar_engine::error::Result;
+//! use plakar_engine::importer::Importer;
+//! use plakar_engine::keyslot::UserSecret;
+//! use plakar_engine::monitor::Silent;
+//! use plakar_engine::ops::Cancel;
+//! use plakar_engine::ops::backup::{BackupOptions, backup};
+//! use plakar_engine::repository::reader::Purpose;
+//! use plakar_engine::repository::recent::RecentFrames;
+//! use plakar_engine::repository::{CreateOptions, Probe, Repository, create};
+//! use plakar_engine::storage::Store;
+//! use plakar_engine::vfs::Vfs;
+//! use plakar_engine::walk::{Step, Walk};
+//!
+//! async fn back_up_and_read(
+//!     store: Arc<dyn Store>,
+//!     source: Arc<dyn Importer>,
+//!     dirs: LocalDirs,
+//! ) -> Result<()> {
+//!     let secret = UserSecret::new_key_file();
+//!     create(&store, Some(&secret), &CreateOptions::default()).await?;
+//!     let probe = Probe::read(&store).await?;
+//!     let repository = Repository::open(store, probe, Some(secret), &dirs).await?;
+//!
+//!     let (monitor, cancel) = (Arc::new(Silent), Cancel::default());
+//!     let done = backup(&repository, source, BackupOptions::default(), monitor, cancel).await?;
+//!     println!("{}: {} files read", done.snapshot.id.short(), done.files_read);
+//!
+//!     let vfs = Vfs::new(repository.clone(), Arc::new(RecentFrames::new(repository)));
+//!     let top = vfs.resolve(&done.snapshot, b"/").await?;
+//!     let mut walk = Walk::new(vfs.clone(), top, b"/".to_vec());
+//!     while let Some(step) = walk.next().await {
+//!         match step {
+//!             Step::Entry(entry) if entry.meta.size > 0 => {
+//!                 let beginning = vfs.read(&entry, 0..entry.meta.size.min(100), Purpose::OnDemand).await?;
+//!                 println!("{}: {beginning:?}", String::from_utf8_lossy(walk.path()));
+//!             }
+//!             Step::Unreadable(e) => return Err(e),
+//!             _ => {}
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! ```
 
 pub mod cache;
 pub mod chunker;

@@ -33,7 +33,9 @@ pub(crate) fn run(context: &AppContext, args: &HelpArgs) -> anyhow::Result<ExitC
     let mut out = Output::new();
     match context.json() {
         true => {
-            out.json(&serde_json::json!({ "type": "page", "command": args.command.join(" "), "text": page }))?;
+            out.json(
+                &serde_json::json!({ "type": "page", "command": args.command.join(" "), "text": page }),
+            )?;
         }
         false => out.bytes(page.as_bytes())?,
     }
