@@ -44,6 +44,10 @@ pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Resul
     if context.globals.concurrency.is_some() {
         context.notice("-concurrency has no effect: the number of workers follows -cpu");
     }
+    let idle = [("-configdir", &context.globals.configdir), ("-datadir", &context.globals.datadir)];
+    for (option, _) in idle.into_iter().filter(|(_, given)| given.is_some()) {
+        context.notice(&format!("{option} has no effect: this version keeps nothing there"));
+    }
     match command {
         Command::Create(args) => Box::pin(create::run(context, args)).await,
         Command::Backup(args) => Box::pin(backup::run(context, *args)).await,
@@ -167,10 +171,15 @@ fn moment(id: &str) -> anyhow::Result<Option<Moment>> {
 }
 
 /// Finds what `ID` means, where no path may follow.
-fn find_whole(argument: &OsStr, catalog: &Catalog, filter: &Filter) -> anyhow::Result<Arc<Snapshot>> {
+fn find_whole(
+    argument: &OsStr,
+    catalog: &Catalog,
+    filter: &Filter,
+    command: &str,
+) -> anyhow::Result<Arc<Snapshot>> {
     if Spec::parse(argument.as_bytes()).path.is_some() {
-        let text = format!("{}: a whole snapshot is wanted here, no path in it", argument.to_string_lossy());
-        return Err(crate::report::Failure::usage(text, None).into());
+        let text = format!("{}: {command} takes whole snapshots, no path in one", argument.to_string_lossy());
+        return Err(crate::report::Failure::usage(text, Some(&[command.into()])).into());
     }
     Ok(find(argument, catalog, filter)?.0)
 }

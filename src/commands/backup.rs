@@ -213,7 +213,7 @@ async fn parent(args: &BackupArgs, repository: &Arc<Repository>, kind: &str) -> 
         Some(none) if none == "none" => Ok(Parent::None),
         Some(id) => {
             let catalog = repository.catalog().await?;
-            let snapshot = super::find_whole(id, &catalog, &Filter::default())?;
+            let snapshot = super::find_whole(id, &catalog, &Filter::default(), "backup")?;
             if snapshot.source != kind {
                 let text =
                     format!("-parent {}: its source is {}, not {kind}", snapshot.id.short(), snapshot.source);

@@ -1,16 +1,15 @@
 //! `plakar rm`.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use plakar_engine::id::ObjectId;
 use plakar_engine::repository::catalog::Catalog;
-use plakar_engine::select::{Filter, Spec};
+use plakar_engine::select::Filter;
 use plakar_engine::snapshot::Snapshot;
 use serde_json::json;
 
-use super::{find, newest, write_snapshot};
+use super::{find_whole, newest, write_snapshot};
 use crate::cli::Query;
 use crate::context::AppContext;
 use crate::exit_code::ExitCode;
@@ -53,6 +52,10 @@ pub(crate) async fn run(context: &AppContext, args: RmArgs) -> anyhow::Result<Ex
     let repository = context.open().await?;
     let catalog = repository.catalog().await?;
     let plan = plan(&args.snapshots, &catalog, &filter)?;
+    if let Some(pinned) = plan.snapshots.iter().find(|s| catalog.pinned.contains(&s.id)) {
+        let failure = Failure::new(format!("{} is pinned: it is not removed", pinned.id.short()));
+        return Err(failure.with_hint("name the others by their ids, or take the pin away first").into());
+    }
     let ids: Vec<ObjectId> = plan.snapshots.iter().map(|s| s.id).chain(plan.broken.iter().copied()).collect();
     if args.apply {
         repository.remove_snapshots(&ids, "plakar rm").await?;
@@ -94,14 +97,9 @@ fn plan(arguments: &[OsString], catalog: &Catalog, filter: &Filter) -> anyhow::R
         return Ok(plan);
     }
     for argument in arguments {
-        if Spec::parse(argument.as_bytes()).path.is_some() {
-            let text =
-                format!("{}: a snapshot is removed as a whole, not a path of it", argument.to_string_lossy());
-            return Err(Failure::usage(text, Some(&["rm".into()])).into());
-        }
-        match find(argument, catalog, filter) {
-            Ok((snapshot, _)) if plan.snapshots.iter().any(|s| s.id == snapshot.id) => {}
-            Ok((snapshot, _)) => plan.snapshots.push(snapshot),
+        match find_whole(argument, catalog, filter, "rm") {
+            Ok(snapshot) if plan.snapshots.iter().any(|s| s.id == snapshot.id) => {}
+            Ok(snapshot) => plan.snapshots.push(snapshot),
             // One that cannot be read can still be named.
             Err(e) => match broken(argument, catalog) {
                 Some(id) => plan.broken.push(id),

@@ -26,6 +26,8 @@ pub struct Catalog {
     pub broken: Vec<(ObjectId, Error)>,
     /// All removals.
     pub removals: Removals,
+    /// Snapshots that are not to be removed.
+    pub pinned: HashSet<ObjectId>,
     /// Removals and notes that cannot be read: nothing may be deleted while there are any.
     pub unreadable: Vec<(ObjectName, Error)>,
     /// Digest of the ids of snapshots and removals.
@@ -111,6 +113,9 @@ pub(super) async fn load(
             Err(e) => catalog.unreadable.push((ObjectName::new(Area::Notes, id), e)),
         }
     }
+    let pins =
+        last.iter().filter(|((_, kind), (.., note))| *kind == NoteKind::Pin && !note.values.is_empty());
+    catalog.pinned = pins.map(|((snapshot, _), _)| *snapshot).collect();
     let live: Vec<Listed> =
         snapshots.iter().filter(|l| !catalog.removals.is_deleted(&l.id)).copied().collect();
     for (id, snapshot) in

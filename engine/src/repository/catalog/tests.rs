@@ -90,6 +90,18 @@ async fn notes_change_what_is_shown_and_their_absence_brings_it_back() {
     assert_eq!(tags(&noted), "newer");
     store.delete(ObjectName::new(Area::Notes, newer)).await.unwrap();
     assert_eq!(tags(&repository.refresh_catalog().await.unwrap()), "older");
+    // A pin holds while its last note has a value.
+    let pin = |counter, values: &[&str]| Note {
+        kind: NoteKind::Pin,
+        snapshot: id,
+        counter,
+        values: values.iter().map(ToString::to_string).collect(),
+        time_ns: 0,
+    };
+    repository.put_small(Area::Notes, &pin(1, &["yes"]).encode()).await.unwrap();
+    assert!(repository.refresh_catalog().await.unwrap().pinned.contains(&id));
+    repository.put_small(Area::Notes, &pin(2, &[]).encode()).await.unwrap();
+    assert!(repository.refresh_catalog().await.unwrap().pinned.is_empty());
     // One that cannot be read does not hide the others, and is no reason to read all again and again.
     memory.tamper(ObjectName::new(Area::Snapshots, id), |b| b[50] ^= 1);
     std::fs::remove_dir_all(temporary.path()).unwrap();
