@@ -82,6 +82,7 @@ impl Repository {
         dirs: &LocalDirs,
     ) -> Result<Arc<Self>> {
         let dirs = dirs.clone();
+        let place = store.local_path().map_or_else(|| store.location(), |p| p.display().to_string());
         let unlocked = index::blocking(move || {
             let (config, keys, notices) = probe.unlock(secret.as_ref())?;
             let mut writer = WriterState::open(&dirs, config.store);
@@ -96,7 +97,7 @@ impl Repository {
                 });
             }
             let cache = LocalCache::open(&dirs, config.store)?;
-            cache.note_location(probe.location());
+            cache.note_location(&place);
             Ok((config, keys, notices, writer, cache))
         });
         let (config, keys, notices, writer, cache) = unlocked.await?;
