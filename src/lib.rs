@@ -49,9 +49,6 @@ pub fn run(args: impl IntoIterator<Item = OsString>, env: Env) -> ExitCode {
     let words: Vec<OsString> = args.into_iter().collect();
     // A command line that cannot be read may ask for JSON all the same.
     let json = words.iter().any(|w| w == "-json" || w == "--json");
-    if json {
-        screen::set_json();
-    }
     match cli::read(words) {
         Err(failure) => fail(&failure.into(), None, json),
         Ok(Asked::Overview { wanted: false }) => {
@@ -78,6 +75,9 @@ fn print_page(page: Option<String>) -> ExitCode {
 
 fn execute(context: &AppContext, command: cli::Command) -> ExitCode {
     let began = Instant::now();
+    if context.json() {
+        screen::set_json();
+    }
     if let Err(failure) = logging::start(&context.globals, &context.env) {
         return fail(&failure.into(), None, context.json());
     }

@@ -44,11 +44,10 @@ impl MakeWriter<'_> for Lines {
 }
 
 /// The parts that -trace knows by name, and what they are called inside.
-const PARTS: [(&str, &str); 11] = [
+const PARTS: [(&str, &str); 10] = [
     ("engine", "plakar_engine"),
     ("connectors", "plakar_connectors"),
     ("mount", "plakar_mount"),
-    ("cli", "plakar"),
     ("repository", "plakar_engine::repository"),
     ("storage", "plakar_engine::storage"),
     ("cache", "plakar_engine::cache"),
@@ -77,7 +76,8 @@ fn filter(globals: &Globals, env: &Env) -> Result<EnvFilter, Failure> {
     let mut parts = vec!["warn".to_owned()];
     for name in &globals.trace {
         match (name.trim(), PARTS.iter().find(|(known, _)| *known == name.trim())) {
-            ("all" | "trace", _) => parts.extend(PARTS.iter().take(4).map(|(_, at)| format!("{at}=trace"))),
+            // A target fits all whose names begin so.
+            ("all" | "trace", _) => parts.push("plakar=trace".into()),
             (_, Some((_, at))) => parts.push(format!("{at}=trace")),
             (unknown, None) => {
                 let known: Vec<&str> = PARTS.iter().map(|(known, _)| *known).collect();

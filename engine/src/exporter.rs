@@ -100,8 +100,7 @@ pub trait Exporter: Send + Sync + fmt::Debug {
     fn make_link(&self, path: &[u8], existing: &[u8]) -> Result<Made, ExportError>;
 
     /// Makes `path` another name of `existing` if both are there as files, or symlinks, with the same contents and
-    /// attributes;
-    /// otherwise leaves both alone.
+    /// attributes; otherwise leaves both alone.
     fn join(&self, path: &[u8], existing: &[u8]) -> Result<(), ExportError>;
 
     /// Sets a directory's attributes, once everything in it stands.

@@ -131,14 +131,26 @@ impl FsExporter {
         if let Place::Keep = self.examine(parent, name, mtime)? {
             return Ok((Made::Kept, Vec::new()));
         }
+        Ok((Made::Yes, self.make_over(parent, name, self.overwrite, make, finish)?))
+    }
+
+    /// Makes something in place of what stands at a name.
+    fn make_over(
+        &self,
+        parent: &Parent,
+        name: &[u8],
+        policy: Overwrite,
+        make: impl Fn(&[u8]) -> rustix::io::Result<()>,
+        finish: impl FnOnce(&[u8]) -> Result<Vec<String>, ExportError>,
+    ) -> Result<Vec<String>, ExportError> {
         let ((), temporary) = self.names.make(&make)?;
         let placed = finish(&temporary).and_then(|refused| {
-            replace(parent, &temporary, name, self.overwrite)?;
+            replace(parent, &temporary, name, policy)?;
             Ok(refused)
         });
         // Also after success: renaming a name over another one of the same file does nothing at all.
         let _ = unlinkat(&parent.fd, temporary.as_slice(), AtFlags::empty());
-        Ok((Made::Yes, placed?))
+        placed
     }
 
     /// Takes the directory that is there, or says why that cannot be.
@@ -275,11 +287,8 @@ impl Exporter for FsExporter {
             return Ok(());
         }
         let make = |name: &[u8]| linkat(&from.fd, existing, &parent.fd, name, AtFlags::empty());
-        let ((), temporary) = self.names.make(make)?;
-        let renamed = renameat(&parent.fd, temporary.as_slice(), &parent.fd, name);
-        // Renaming a name over another one of the same file does nothing at all.
-        let _ = unlinkat(&parent.fd, temporary.as_slice(), AtFlags::empty());
-        renamed.map_err(|e| failed("rename", e))
+        // A plain rename, whatever the policy: nothing is lost with what it replaces.
+        self.make_over(&parent, name, Overwrite::IfNewer, make, |_| Ok(Vec::new())).map(drop)
     }
 
     fn finish_directory(&self, path: &[u8], attributes: Attributes<'_>) -> Result<Vec<String>, ExportError> {

@@ -52,27 +52,17 @@ fn open(parent: &Parent, name: &[u8]) -> Result<File, Errno> {
 }
 
 fn same_contents(a: &mut impl Read, b: &mut impl Read) -> io::Result<bool> {
-    let (mut one, mut two) = (vec![0; SOME], vec![0; SOME]);
+    let (mut one, mut two) = (Vec::with_capacity(SOME), Vec::with_capacity(SOME));
     loop {
-        let (m, n) = (fill(a, &mut one)?, fill(b, &mut two)?);
-        if one[..m] != two[..n] {
+        one.clear();
+        two.clear();
+        a.take(SOME as u64).read_to_end(&mut one)?;
+        b.take(SOME as u64).read_to_end(&mut two)?;
+        if one != two {
             return Ok(false);
         }
-        if m < SOME {
+        if one.len() < SOME {
             return Ok(true);
         }
     }
-}
-
-fn fill(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }

@@ -36,9 +36,7 @@ impl OwnMounts {
         let mut known = self.0.lock();
         *known.entry(device).or_insert_with(|| {
             // Without the table nothing is left out.
-            let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-            MountRow::of_device(&table, major(device), minor(device))
-                .is_some_and(|r| r.kind == b"fuse.plakar")
+            MountRow::with(device, |row| row.is_some_and(|r| r.kind == b"fuse.plakar"))
         })
     }
 }
@@ -53,8 +51,14 @@ pub(super) struct MountRow<'a> {
 }
 
 impl<'a> MountRow<'a> {
+    /// Looks at the row of a device, as it is now.
+    pub(super) fn with<T>(device: u64, look: impl FnOnce(Option<MountRow<'_>>) -> T) -> T {
+        let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        look(MountRow::of_device(&table, major(device), minor(device)))
+    }
+
     /// The row of a device.
-    pub(super) fn of_device(table: &'a [u8], major: u32, minor: u32) -> Option<Self> {
+    fn of_device(table: &'a [u8], major: u32, minor: u32) -> Option<Self> {
         let device = format!("{major}:{minor}").into_bytes();
         table.split(|b| *b == b'\n').find_map(|line| {
             let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();

@@ -45,10 +45,8 @@ impl Volumes {
     pub(super) fn of(&self, device: u64, directory: Option<BorrowedFd<'_>>) -> Volume {
         let mut known = self.0.lock();
         *known.entry((device, directory.is_some())).or_insert_with(|| {
-            let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-            let row = MountRow::of_device(&table, major(device), minor(device));
             let uuid = directory.and_then(uuid).or_else(|| uuid_by_link(device));
-            identify(device, row.as_ref(), uuid.as_deref())
+            MountRow::with(device, |row| identify(device, row.as_ref(), uuid.as_deref()))
         })
     }
 }

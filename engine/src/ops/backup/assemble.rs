@@ -50,7 +50,7 @@ impl Assembly {
         source: Arc<dyn Importer>,
         monitor: Arc<dyn Monitor>,
         cancel: Cancel,
-        previous: Previous,
+        previous: Arc<Previous>,
         change_by: ChangeBy,
     ) -> Result<Self> {
         let repository = run.repository();
@@ -58,7 +58,7 @@ impl Assembly {
             source,
             monitor,
             cancel,
-            previous: Arc::new(previous),
+            previous,
             change_by,
             chunker: Chunker::new(repository.config().chunks, repository.keys().chunker()),
             errors: AtomicU64::new(0),

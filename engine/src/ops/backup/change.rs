@@ -62,10 +62,7 @@ pub(super) fn compare(
     if !is_there || !same_kind_and_size || !same_mtime && (by.mtime || then_stamp.is_none()) {
         return Verdict::Changed;
     }
-    let same_links = match then.links {
-        None => now.links <= 1,
-        Some(links) => u64::from(links.count) == now.links,
-    };
+    let same_links = same_links(then, now);
     let same_group = then.links.map(|l| l.group) == group;
     let (a, b) = (&then.meta, &now.meta);
     let same_attributes = (a.mode, a.uid, a.gid) == (b.mode, b.uid, b.gid) && same_links;
@@ -88,6 +85,10 @@ pub(super) fn compare(
     }
 }
 
+fn same_links(then: &Entry, now: &SourceEntry) -> bool {
+    then.links.map_or(1, |l| u64::from(l.count)) == now.links.max(1)
+}
+
 /// Compares a symlink or special file with what it was: either all of it is as it was, or it is asked for again, which
 /// costs as little.
 pub(super) fn compare_without_contents(
@@ -97,7 +98,6 @@ pub(super) fn compare_without_contents(
     group: Option<u64>,
 ) -> Verdict {
     let same_stamp = then_stamp.is_none_or(|s| s.ctime_ns != UNTRUSTED && s == now.stamp);
-    let same_links = then.links.map_or(1, |l| u64::from(l.count)) == now.links.max(1);
     let same_group = then.links.map(|l| l.group) == group;
     let same_detail = match &then.detail {
         Detail::Symlink(target) => Some(target) == now.target.as_ref(),
@@ -105,7 +105,7 @@ pub(super) fn compare_without_contents(
         Detail::Regular(_) | Detail::Missing | Detail::Directory { .. } => false,
     };
     let is_same = same_stamp
-        && same_links
+        && same_links(then, now)
         && same_group
         && same_detail
         && then.meta == now.meta

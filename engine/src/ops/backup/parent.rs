@@ -29,8 +29,6 @@ pub(super) struct Parents {
     pub(super) cached: Vec<CachedSource>,
     /// The snapshot that the first of them describes, or whose tree serves where there is none; if it is live.
     pub(super) snapshot: Option<Arc<Snapshot>>,
-    /// That snapshot is of the same places.
-    pub(super) is_same_source: bool,
 }
 
 /// Chooses what a snapshot in the making, of the source with the name `own`, is compared with.
@@ -42,10 +40,7 @@ pub(super) fn parents(
     catalog: &Catalog,
 ) -> Parents {
     let live = |id: ObjectId| catalog.snapshots.iter().find(|s| s.id == id).cloned();
-    let found = |cached: Vec<CachedSource>, snapshot: Option<Arc<Snapshot>>| {
-        let is_same_source = snapshot.as_ref().is_some_and(|s| is_same_source(s, now));
-        Parents { cached, snapshot, is_same_source }
-    };
+    let found = |cached: Vec<CachedSource>, snapshot: Option<Arc<Snapshot>>| Parents { cached, snapshot };
     match parent {
         Parent::None => Parents::default(),
         Parent::Snapshot(id) => {
@@ -78,7 +73,8 @@ pub(super) fn parents(
     }
 }
 
-fn is_same_source(s: &Snapshot, now: &Snapshot) -> bool {
+/// Whether two snapshots are of the same places.
+pub(super) fn is_same_source(s: &Snapshot, now: &Snapshot) -> bool {
     s.source == now.source && s.origin == now.origin && s.roots == now.roots
 }
 

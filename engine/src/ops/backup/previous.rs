@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::change::UNTRUSTED;
-use super::parent::{Parent, parents};
-use crate::cache::{CachedSource, DirectoryRow, LocalCache};
+use super::parent::{Parent, is_same_source, parents};
+use crate::cache::{DirectoryRow, LocalCache};
 use crate::crypto::Keyring;
 use crate::error::{Error, Result};
 use crate::id::{BlobId, ObjectId};
@@ -117,8 +117,8 @@ pub(super) struct Previous {
     vouched: bool,
     /// The previous snapshot, if it is live: everything below its nodes is in the store.
     snapshot: Option<Arc<Snapshot>>,
-    /// It is of the same places.
-    is_same_source: bool,
+    /// What it holds, if it is of the same places.
+    totals: Option<Summary>,
     /// Whether what is below a known node or list may be relied on without looking it up.
     trusted: bool,
     tree: Option<(Vfs, Handle)>,
@@ -137,7 +137,7 @@ struct Staged {
 
 impl Previous {
     /// Finds what is known of this source; `snapshot` is the one that is being made.
-    pub(super) async fn find(run: &Arc<Run>, snapshot: &Snapshot, parent: Parent) -> Result<Self> {
+    pub(super) async fn find(run: &Arc<Run>, snapshot: &Snapshot, parent: Parent) -> Result<Arc<Self>> {
         let repository = run.repository();
         let keys = repository.keys().clone();
         let cache = repository.cache().clone();
@@ -149,11 +149,10 @@ impl Previous {
         let parents = parents(parent, source, snapshot, &cached, run.catalog());
         let is_whole = !run.catalog().removals.any_doomed();
         let index = run.index();
-        let states = |c: &CachedSource| -> Result<HashSet<ObjectId>> { cache.source_states(&c.source) };
         let mut vouched = is_whole;
         let mut own = None;
         for parent in &parents.cached {
-            let states = states(parent)?;
+            let states = cache.source_states(&parent.source)?;
             vouched &= states.is_subset(index.states());
             if parent.source == source {
                 own = Some((parent.snapshot, states));
@@ -168,7 +167,7 @@ impl Previous {
             let frames = crate::repository::recent::RecentFrames::new(repository.clone());
             (Vfs::new(repository.clone(), Arc::new(frames)), Handle::current())
         });
-        Ok(Self {
+        Ok(Arc::new(Self {
             source,
             key: source_key(&keys, &source),
             parents: parents.cached.iter().map(|c| source_key(&keys, &c.source)).collect(),
@@ -179,8 +178,8 @@ impl Previous {
             base,
             states,
             trusted: parents.snapshot.is_some() && repository.unreadable_states().is_empty(),
+            totals: parents.snapshot.as_ref().filter(|s| is_same_source(s, snapshot)).map(|s| s.summary()),
             snapshot: parents.snapshot,
-            is_same_source: parents.is_same_source,
             tree,
             staged: Mutex::new(Staged {
                 file: crate::cache::scratch_file().map(BufWriter::new),
@@ -188,12 +187,12 @@ impl Previous {
                 removed: Vec::new(),
                 lost: HashSet::new(),
             }),
-        })
+        }))
     }
 
     /// What the previous snapshot held: what this one will about hold.
     pub(super) fn totals(&self) -> Option<Summary> {
-        self.snapshot.as_ref().filter(|_| self.is_same_source).map(|s| s.summary())
+        self.totals
     }
 
     /// Whether a node may be taken over if it, and all that its entries name, is known.
