@@ -1,25 +1,12 @@
-//! Text for pages: escaping, names, times.
+//! Names and times on pages.
 
 use std::fmt::Write;
 
 use jiff::tz::TimeZone;
+use maud::{Markup, Render, html};
 use plakar_engine::meta::Timestamp;
 
 use crate::words::is_hidden;
-
-/// Appends text with what HTML would obey taken out of it; fit for elements and quoted attributes.
-pub(super) fn escape(out: &mut String, text: &str) {
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-}
 
 /// A name as text: what cannot be seen, turns the writing around, or is no text is written as an escape.
 pub(super) fn shown(name: &[u8]) -> String {
@@ -39,52 +26,58 @@ pub(super) fn shown(name: &[u8]) -> String {
     out
 }
 
-/// Appends an escaped name.
-pub(super) fn name(out: &mut String, name: &[u8]) {
-    escape(out, &shown(name));
+/// A name of anything, in an element that keeps its direction of writing to itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Name<'a>(pub(super) &'a [u8]);
+
+impl Render for Name<'_> {
+    fn render(&self) -> Markup {
+        html! { bdi { (shown(self.0)) } }
+    }
 }
 
-/// Appends a time as an element that shows it as the clock here does; nothing for times that no clock shows.
-pub(super) fn time(out: &mut String, zone: &TimeZone, time: Timestamp) {
-    let nanoseconds = i32::try_from(time.nsec).unwrap_or(0);
-    let Ok(time) = jiff::Timestamp::new(time.sec, nanoseconds) else { return };
-    let (exact, local) = (time.strftime("%Y-%m-%dT%H:%M:%SZ"), time.to_zoned(zone.clone()));
-    let _never_fails =
-        write!(out, "<time datetime=\"{exact}\">{}</time>", local.strftime("%Y-%m-%d %H:%M:%S"));
+/// A time as an element that shows it as the clock here does; nothing for times that no clock shows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Time<'a>(pub(super) Timestamp, pub(super) &'a TimeZone);
+
+impl Render for Time<'_> {
+    fn render(&self) -> Markup {
+        let Self(time, zone) = self;
+        let nanoseconds = i32::try_from(time.nsec).unwrap_or(0);
+        let time = jiff::Timestamp::new(time.sec, nanoseconds).ok();
+        html! {
+            @if let Some(time) = time {
+                time datetime=(time.strftime("%Y-%m-%dT%H:%M:%SZ")) {
+                    (time.to_zoned((*zone).clone()).strftime("%Y-%m-%d %H:%M:%S"))
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn escaped(bytes: &[u8]) -> String {
-        let mut out = String::new();
-        name(&mut out, bytes);
-        out
-    }
-
     #[test]
     fn hostile_names_are_text() {
         for (bytes, wanted) in [
             (&b"plain.txt"[..], "plain.txt"),
-            (b"<script>alert('x')</script>", "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;"),
+            (b"<script>alert('x')</script>", "&lt;script&gt;alert('x')&lt;/script&gt;"),
             (b"\"><b>&amp;", "&quot;&gt;&lt;b&gt;&amp;amp;"),
             (b"new\nline\r\t\0\x1b[31m", "new\\nline\\r\\t\\u{0}\\u{1b}[31m"),
             (b"\xff\xfe", "\\xff\\xfe"),
             ("gpj.\u{202e}exe".as_bytes(), "gpj.\\u{202e}exe"),
             ("Grüße 👩\u{200d}🚀".as_bytes(), "Grüße 👩\u{200d}🚀"),
         ] {
-            assert_eq!(escaped(bytes), wanted);
+            assert_eq!(Name(bytes).render().0, format!("<bdi>{wanted}</bdi>"));
         }
     }
 
     #[test]
     fn times_are_readable() {
-        let mut out = String::new();
-        time(&mut out, &TimeZone::UTC, Timestamp { sec: -1, nsec: 5 });
-        assert_eq!(out, "<time datetime=\"1969-12-31T23:59:59Z\">1969-12-31 23:59:59</time>");
-        out.clear();
-        time(&mut out, &TimeZone::UTC, Timestamp { sec: i64::MAX, nsec: 0 });
-        assert_eq!(out, "");
+        let shown = |sec, nsec| Time(Timestamp { sec, nsec }, &TimeZone::UTC).render().0;
+        assert_eq!(shown(-1, 5), "<time datetime=\"1969-12-31T23:59:59Z\">1969-12-31 23:59:59</time>");
+        assert_eq!(shown(i64::MAX, 0), "");
     }
 }

@@ -4,7 +4,6 @@
 //! of them needs no more memory than a few. Only views, which stand in memory anyway, are sorted. All links are
 //! relative: the page works behind any proxy.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,13 +12,15 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::{Response, header};
 use jiff::tz::TimeZone;
+use maud::{DOCTYPE, Markup, PreEscaped, Render, html};
 use plakar_engine::meta::Kind;
 use plakar_engine::snapshot::Snapshot;
 
+use super::About;
 use super::answer::{Body, BodyError, full, set};
 use super::entries::{Entries, Entry};
+use super::html::{Name, Time, shown};
 use super::path::{Place, encode};
-use super::{About, html};
 use crate::error::FsError;
 use crate::fs::SnapshotFs;
 use crate::view::Target;
@@ -139,9 +140,8 @@ impl Page {
                 Next::Broken(_) | Next::End => break,
             };
             if let Err(e) = written {
-                self.out.push_str("<tr class=\"n e\"><td colspan=\"4\">The list breaks off here: ");
-                html::escape(&mut self.out, &e.to_string());
-                self.out.push_str("</td></tr>\n");
+                let row = html! { tr.n.e { td colspan="4" { "The list breaks off here: " (e) } } };
+                row.render_to(&mut self.out);
                 self.next = Next::Broken(e);
             }
         }
@@ -216,108 +216,106 @@ impl Page {
             Kind::Symlink => !outside,
             _ => false,
         };
-        let mut row = String::new();
-        row.push_str("<tr");
-        if !class.is_empty() {
-            row.extend([" class=\"", class, "\""]);
-        }
-        row.push_str("><td>");
-        if opens {
-            let slash = if attr.kind == Kind::Directory { "/" } else { "" };
-            row.extend(["<a href=\"", &encode(name), slash, "\">"]);
-        }
-        row.push_str("<bdi>");
-        html::name(&mut row, name);
-        row.push_str("</bdi>");
-        if opens {
-            row.push_str("</a>");
-        }
-        if let (Some(target), None) = (target, snapshot) {
-            row.push_str(" <i>→ <bdi>");
-            html::name(&mut row, target);
-            row.push_str("</bdi></i>");
-        }
-        if let Some(snapshot) = snapshot {
-            about_snapshot(&mut row, snapshot);
-        }
-        row.push_str("</td>");
+        let slash = if attr.kind == Kind::Directory { "/" } else { "" };
         let bytes = match snapshot {
             Some(snapshot) => Some(snapshot.summary().bytes),
             None => (attr.kind == Kind::Regular).then_some(attr.size),
         };
-        // A string takes everything.
-        let _never_fails = match bytes {
-            Some(n) => {
-                write!(row, "<td title=\"{}\">{}</td><td>", words::counted(n, "byte"), words::size(n))
-            }
-            None => write!(row, "<td></td><td>"),
-        };
         let time = snapshot.map_or(attr.mtime, |s| crate::view::timestamp(s.time_ns));
-        html::time(&mut row, &self.zone, time);
-        row.push_str("</td><td>");
-        match self.is_top.then(|| what_view(name)).flatten() {
-            Some(what) => row.push_str(what),
-            None => row.push_str(&what(entry, snapshot.is_some(), outside)),
-        }
-        row.push_str("</td></tr>\n");
-        self.out.push_str(&row);
+        let row = html! {
+            tr class=[(!class.is_empty()).then_some(class)] {
+                td {
+                    @match opens {
+                        true => a href={ (encode(name)) (slash) } { (Name(name)) },
+                        false => (Name(name)),
+                    }
+                    @match (snapshot, target) {
+                        (Some(snapshot), _) => (about_snapshot(snapshot)),
+                        (None, Some(target)) => { " " i { "→ " (Name(target)) } },
+                        (None, None) => {},
+                    }
+                }
+                @match bytes {
+                    Some(n) => td title=(words::counted(n, "byte")) { (words::size(n)) },
+                    None => td {},
+                }
+                td { (Time(time, &self.zone)) }
+                td {
+                    @match self.is_top.then(|| what_view(name)).flatten() {
+                        Some(what) => (what),
+                        None => (what(entry, snapshot.is_some(), outside)),
+                    }
+                }
+            }
+        };
+        row.render_to(&mut self.out);
+        self.out.push('\n');
     }
 
+    /// Writes all that comes before the rows; the table stays open.
     fn head(&mut self, names: &[Vec<u8>]) {
-        let out = &mut self.out;
-        out.push_str("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n");
-        out.push_str("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>");
-        if let Some(last) = names.last() {
-            html::name(out, last);
-            out.push_str(" – ");
-        }
-        out.extend(["plakar</title>\n<link rel=\"icon\" href=\"", ICON, "\">\n<style>\n", STYLE, "</style>"]);
-        out.push_str("</head>\n<body><header><nav aria-label=\"Path\"><ol>");
-        let steps = std::iter::once(&b"plakar"[..]).chain(names.iter().map(Vec::as_slice));
-        for (i, name) in steps.enumerate() {
-            out.push_str("<li>");
-            let here = i == names.len();
-            match here {
-                true => out.push_str("<span aria-current=\"page\">"),
-                false => out.extend(["<a href=\"", &"../".repeat(names.len() - i), "\">"]),
+        let head = html! {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title {
+                    @if let Some(last) = names.last() { (shown(last)) " – " }
+                    "plakar"
+                }
+                link rel="icon" href=(ICON);
+                style { (PreEscaped(STYLE)) }
             }
-            out.push_str("<bdi>");
-            html::name(out, name);
-            out.push_str(if here { "</bdi></span></li>" } else { "</bdi></a></li>" });
-        }
-        out.push_str("</ol></nav></header>\n<main><table><thead><tr><th scope=\"col\">Name</th>");
-        out.push_str("<th scope=\"col\">Size</th><th scope=\"col\">Modified</th>");
-        out.push_str("<th scope=\"col\">Type</th></tr></thead>\n<tbody>\n");
+        };
+        let path = html! {
+            header { nav aria-label="Path" { ol {
+                @for (i, name) in std::iter::once(&b"plakar"[..]).chain(names.iter().map(Vec::as_slice)).enumerate() {
+                    li {
+                        @match names.len() - i {
+                            0 => span aria-current="page" { (Name(name)) },
+                            up => a href=("../".repeat(up)) { (Name(name)) },
+                        }
+                    }
+                }
+            } } }
+        };
+        let columns = html! {
+            thead { tr {
+                @for column in ["Name", "Size", "Modified", "Type"] { th scope="col" { (column) } }
+            } }
+        };
+        let parts =
+            [DOCTYPE.0, "<html lang=\"en\">\n", &head.0, "\n<body>", &path.0, "\n<main><table>", &columns.0];
+        self.out.extend(parts);
+        self.out.push_str("\n<tbody>\n");
     }
 
     fn foot(&mut self) {
-        let out = &mut self.out;
         if self.directories + self.files + self.others == 0 {
-            out.push_str("<tr class=\"n\"><td colspan=\"4\">Nothing is in here.</td></tr>\n");
-        }
-        out.push_str("</tbody></table></main>\n<footer><span>");
-        if !self.place.attr().volatile {
-            out.push_str(&words::counted(self.directories, "folder"));
-            out.extend([", ", &words::counted(self.files, "file")]);
-            out.extend([" (", &words::size(self.bytes), ")"]);
-            if self.others > 0 {
-                out.extend([", ", &words::counted(self.others, "other")]);
-            }
-            out.push_str(" · ");
+            html! { tr.n { td colspan="4" { "Nothing is in here." } } }.render_to(&mut self.out);
         }
         let zone = self.zone.iana_name().unwrap_or("this machine");
-        out.extend(["times of ", zone, "</span><span>"]);
-        out.push_str("<bdi>");
-        html::escape(out, &self.about.store);
-        out.push_str("</bdi> · ");
-        match &self.about.snapshot {
-            Some(id) => out.extend(["snapshot ", id]),
-            None => {
-                let snapshots = self.fs.view().snapshots().len() as u64;
-                out.push_str(&words::counted(snapshots, "snapshot"));
+        let foot = html! {
+            footer {
+                span {
+                    @if !self.place.attr().volatile {
+                        (words::counted(self.directories, "folder")) ", " (words::counted(self.files, "file"))
+                        " (" (words::size(self.bytes)) ")"
+                        @if self.others > 0 { ", " (words::counted(self.others, "other")) }
+                        " · "
+                    }
+                    "times of " (zone)
+                }
+                span {
+                    bdi { (self.about.store) } " · "
+                    @match &self.about.snapshot {
+                        Some(id) => { "snapshot " (id) },
+                        None => (words::counted(self.fs.view().snapshots().len() as u64, "snapshot")),
+                    }
+                    " · read-only"
+                }
             }
-        }
-        out.push_str(" · read-only</span></footer></body></html>\n");
+        };
+        self.out.extend(["</tbody></table></main>\n", &foot.0, "</body></html>\n"]);
     }
 }
 
@@ -328,21 +326,14 @@ fn moment(name: &[u8]) -> Option<&[u8]> {
 }
 
 /// Where a snapshot is from, and its tags.
-fn about_snapshot(row: &mut String, snapshot: &Snapshot) {
-    row.push_str("<small><bdi>");
-    html::name(row, snapshot.origin.as_bytes());
-    row.push_str("</bdi>");
-    for root in &snapshot.roots {
-        row.push_str(" · <bdi>");
-        html::name(row, root);
-        row.push_str("</bdi>");
+fn about_snapshot(snapshot: &Snapshot) -> Markup {
+    html! {
+        small {
+            (Name(snapshot.origin.as_bytes()))
+            @for root in &snapshot.roots { " · " (Name(root)) }
+            @for tag in &snapshot.tags { " " b { (shown(tag.as_bytes())) } }
+        }
     }
-    for tag in &snapshot.tags {
-        row.push_str(" <b>");
-        html::name(row, tag.as_bytes());
-        row.push_str("</b>");
-    }
-    row.push_str("</small>");
 }
 
 /// What a view at the root is for.
