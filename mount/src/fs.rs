@@ -99,6 +99,11 @@ pub struct Statistics {
     pub files: u64,
 }
 
+tokio::task_local! {
+    /// When the request that a task works for must be answered.
+    static DUE: Instant;
+}
+
 /// Snapshots as a filesystem.
 #[derive(Debug)]
 pub struct SnapshotFs {
@@ -385,6 +390,17 @@ impl SnapshotFs {
         attr
     }
 
+    /// Does the work of one request: all that it waits for together takes no longer than a request may.
+    pub fn request<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        DUE.scope(Instant::now() + self.config.deadline, work)
+    }
+
+    /// How long it may still be waited for: until the request is due, or as long as a request may take where there is none.
+    fn time_left(&self) -> Duration {
+        let left = |due: &Instant| due.saturating_duration_since(Instant::now());
+        DUE.try_with(left).unwrap_or(self.config.deadline)
+    }
+
     /// Waits for the store, but not for ever, and logs a failure with what was asked for.
     async fn within<T>(
         &self,
@@ -396,7 +412,7 @@ impl SnapshotFs {
             self.repository.index().await?;
             work.await
         };
-        match tokio::time::timeout(self.config.deadline, with_index).await {
+        match tokio::time::timeout(self.time_left(), with_index).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(e)) => {
                 let (snapshot, path) = name_of(dir, name);

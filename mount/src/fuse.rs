@@ -9,6 +9,7 @@
 
 mod convert;
 mod directory;
+mod flags;
 mod push;
 mod requests;
 
@@ -61,7 +62,7 @@ impl Fuse {
         let runtime = self.fs.runtime();
         // Timers and tasks that the work begins belong to the runtime.
         let _inside = runtime.enter();
-        let mut work = Box::pin(work);
+        let mut work = Box::pin(self.fs.request(work));
         match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(value) => reply(value),
             Poll::Pending => {

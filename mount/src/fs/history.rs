@@ -218,7 +218,7 @@ impl SnapshotFs {
             work.await
         });
         let path = String::from_utf8_lossy(path);
-        match tokio::time::timeout(self.config.deadline, work).await {
+        match tokio::time::timeout(self.time_left(), work).await {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(e))) => {
                 self.activity.failed.one();

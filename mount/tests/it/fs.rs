@@ -11,6 +11,7 @@ use plakar_mount::config::FsConfig;
 use plakar_mount::fs::{Attr, Lookup, ROOT, Seek, SnapshotFs};
 use plakar_mount::{Filter, FsError, Owner, What, Xattrs};
 
+use crate::random::Random;
 use crate::source::Node;
 use crate::store::{TestStore, Trouble};
 
@@ -406,6 +407,24 @@ async fn a_store_that_does_not_answer_gives_an_error_in_time() {
     // The load went on: the next reader finds it.
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert_eq!(&fs.read(file.ino, 0, 1).await.unwrap()[..], b"x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_waits_of_a_request_together_end_in_time() {
+    let noise = |seed| {
+        let mut random = Random(seed);
+        Node::file((0..3 << 20).map(|_| random.next() as u8).collect::<Vec<u8>>())
+    };
+    let (store, snapshot) =
+        TestStore::with(Node::directory([("a", noise(1)), ("b", noise(2))]), &["/"]).await;
+    let fs = open(&store, FsConfig { deadline: Duration::from_millis(500), ..of(&snapshot) }).await;
+    let (a, b) = (find(&fs, "a").await.unwrap(), find(&fs, "b").await.unwrap());
+    store.store.set(Trouble::Delay(Duration::from_millis(350)));
+    let begun = Instant::now();
+    let both = async { (fs.read(a.ino, 0, 1).await, fs.read(b.ino, 0, 1).await) };
+    let (first, second) = fs.request(both).await;
+    assert_eq!((first.map(|bytes| bytes.len()), second), (Ok(1), Err(FsError::TimedOut)));
+    assert!(begun.elapsed() < Duration::from_millis(690), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
