@@ -60,6 +60,10 @@ soak: system ## random use of a mount for SOAK_MINUTES (60), as root; in the end
 	cargo build --release --quiet --bins --example slow-store
 	benches/soak target/release/plakar target/release/examples/slow-store $(or $(SOAK_MINUTES),60)
 
+.PHONY: freeze
+freeze: system nextest ## the stores of this format, for the tests of later versions (FREEZE=VERSION, as root)
+	@PLAKAR_FREEZE=$(FREEZE) cargo nextest run --workspace --features plakar-connectors/root-tests --run-ignored only -E 'test(=frozen::freeze)'
+
 .PHONY: fuzz
 fuzz: ## five minutes of fuzzing every decoder of stored bytes
 	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
@@ -86,7 +90,7 @@ install-system: ## for the whole machine: the program, its names for mount(8), t
 		>"$(DESTDIR)$(PREFIX)/lib/systemd/system/plakar-mount@.service"
 
 # System packages that building and testing need, on Debian and Ubuntu. Quiet and without effect when they are there.
-PACKAGES := gcc fuse3 attr acl e2fsprogs util-linux mount procps curl strace time zstd
+PACKAGES := gcc fuse3 attr acl btrfs-progs e2fsprogs util-linux mount procps curl strace time xfsprogs zstd
 .PHONY: system
 system:
 	@missing=(); for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing+=($$p); done; \

@@ -69,7 +69,7 @@ pub(crate) fn entry(path: &[u8], e: &Entry, owners: &Owners) -> Value {
         "gid": m.gid,
         "user": owners.users.get(&m.uid),
         "group": owners.groups.get(&m.gid),
-        "mtime": time::exact(m.mtime.sec, m.mtime.nsec),
+        "mtime": time::exact(m.mtime),
         "bytes": m.size,
     });
     put_bytes(&mut out, "path", path);
@@ -92,6 +92,15 @@ pub(crate) fn entry(path: &[u8], e: &Entry, owners: &Owners) -> Value {
             more.insert("device".into(), json!([m.rdev.0, m.rdev.1]));
         }
         _ => {}
+    }
+    if let Some(born) = m.born {
+        more.insert("born".into(), time::exact(born).into());
+    }
+    if e.flags.bits != 0 {
+        more.insert("flags".into(), e.flags.names().collect());
+    }
+    if e.flags.project != 0 {
+        more.insert("project".into(), e.flags.project.into());
     }
     if let Some(links) = &e.links {
         more.insert("links".into(), links.count.into());

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 use parking_lot::Mutex;
+use plakar_engine::id::ObjectId;
 use plakar_engine::monitor::{Event, Monitor};
 use serde_json::{Value, json};
 
@@ -32,9 +33,14 @@ struct Counters {
     total_entries: AtomicU64,
     total_bytes: AtomicU64,
     failures: AtomicU64,
-    /// Entries that could not be given to their owner.
-    owners: AtomicU64,
+    /// Failures of each kind in [`TOLD_ONCE`].
+    told_once: [AtomicU64; TOLD_ONCE.len()],
 }
+
+/// Kinds of failures of which each entry may be one, without root or on another file system: how their reasons begin, and
+/// what they are about. The first is told, the others are counted.
+const TOLD_ONCE: [(&str, &str); 3] =
+    [("owner ", "the owner"), ("inode flag ", "an inode flag"), ("project ", "the project")];
 
 impl Counters {
     /// Entries that were taken over unread count by their size, large ones in the making by what was read of them.
@@ -72,6 +78,8 @@ pub(crate) struct Progress {
     failures_shown: bool,
     notices_shown: bool,
     failed: Mutex<Vec<(Vec<u8>, String)>>,
+    /// Whose entries are told, where there are several.
+    snapshot: Mutex<Option<ObjectId>>,
     out: Mutex<Output>,
 }
 
@@ -110,6 +118,7 @@ impl Progress {
             failures_shown: !globals.silent,
             notices_shown: context.is_talkative(),
             failed: Mutex::default(),
+            snapshot: Mutex::default(),
             out: Mutex::new(Output::new()),
         })
     }
@@ -148,10 +157,12 @@ impl Progress {
         if count == 0 || !self.failures_shown || matches!(self.show, Show::Json(_)) {
             return;
         }
-        let owners = self.counters.owners.load(Ordering::Relaxed);
-        if owners > 1 {
-            let rest = text::counted(owners - 1, "other entry");
-            screen::line(&format!("error: the owner of {rest} could not be set either"));
+        for ((_, what), count) in TOLD_ONCE.iter().zip(&self.counters.told_once) {
+            let count = count.load(Ordering::Relaxed);
+            if count > 1 {
+                let rest = text::counted(count - 1, "other entry");
+                screen::line(&format!("error: {what} of {rest} could not be set either"));
+            }
         }
         if let Some(all) = all {
             screen::line(&format!("hint: {all} lists what could not be backed up whole"));
@@ -196,18 +207,24 @@ impl Progress {
     }
 
     fn list(&self, path: &[u8], bytes: u64) {
+        let snapshot = *self.snapshot.lock();
         if let Show::Json(_) = self.show {
             let mut event = json!({ "type": "entry", "bytes": bytes });
+            if let Some(id) = snapshot {
+                event["snapshot"] = id.to_string().into();
+            }
             json::put_bytes(&mut event, "path", path);
             self.print(Flush::Later, |out| out.json(&event));
         } else {
-            self.print(Flush::Later, |out| out.named("", path));
+            let snapshot = snapshot.map(|id| format!("{}:", id.short())).unwrap_or_default();
+            self.print(Flush::Later, |out| out.named(&snapshot, path));
         }
     }
 
     /// Whether a failure is one of a kind that is told once, and counted: without root each entry may have it.
     fn is_told(&self, reason: &str) -> bool {
-        reason.starts_with("owner ") && self.counters.owners.fetch_add(1, Ordering::Relaxed) > 0
+        let kind = TOLD_ONCE.iter().position(|(begins, _)| reason.starts_with(begins));
+        kind.is_some_and(|kind| self.counters.told_once[kind].fetch_add(1, Ordering::Relaxed) > 0)
     }
 
     fn fail(&self, path: &[u8], reason: &str) {
@@ -237,6 +254,7 @@ impl Monitor for Progress {
     fn event(&self, event: Event<'_>) {
         let add = |n: &AtomicU64, more| n.fetch_add(more, Ordering::Relaxed);
         match event {
+            Event::Snapshot { id } => *self.snapshot.lock() = Some(id),
             Event::Entry { path, bytes } => {
                 add(&self.counters.entries, 1);
                 add(&self.counters.entry_bytes, bytes);

@@ -165,8 +165,20 @@ pub(crate) const EMPTY_STORE: &str = "is in the store";
 
 /// Without what the standard library adds for programmers.
 pub(crate) fn tidy(text: &str) -> String {
-    let cut = text.rfind(" (os error ").filter(|_| text.ends_with(')')).unwrap_or(text.len());
-    text[..cut].to_owned()
+    const BEGINS: &str = " (os error ";
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, behind)) = rest.split_once(BEGINS) {
+        let Some((number, after)) = behind.split_once(')') else { break };
+        out.push_str(before);
+        if !number.bytes().all(|b| b.is_ascii_digit()) {
+            out.push_str(BEGINS);
+            rest = behind;
+            continue;
+        }
+        rest = after;
+    }
+    out + rest
 }
 
 fn code_of(kind: ErrorKind, opening: bool) -> ExitCode {

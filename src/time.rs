@@ -6,6 +6,7 @@
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Span, Timestamp};
+pub(crate) use plakar_mount::words::time as exact;
 
 /// A time to the second, as in lists: `2026-11-20T22:26:57Z`.
 pub(crate) fn show(sec: i64) -> String {
@@ -19,16 +20,6 @@ pub(crate) fn show(sec: i64) -> String {
 /// A time in ns since 1970, to the second.
 pub(crate) fn show_ns(ns: i64) -> String {
     show(ns.div_euclid(1_000_000_000))
-}
-
-/// A time with all its digits, for `-json`.
-pub(crate) fn exact(sec: i64, nsec: u32) -> String {
-    match Timestamp::new(sec, nsec as i32) {
-        Ok(t) => t.to_string(),
-        // A negative second with a fraction is refused: count from the next second down.
-        Err(_) => Timestamp::new(sec.saturating_add(1), nsec as i32 - 1_000_000_000)
-            .map_or_else(|_| format!("@{sec}.{nsec:09}"), |t| t.to_string()),
-    }
 }
 
 /// A time in ns since 1970 with all its digits.
@@ -270,7 +261,6 @@ mod tests {
     #[test]
     fn times_are_shown_in_utc_whatever_they_are() {
         assert_eq!(show_ns(-1), "1969-12-31T23:59:59Z");
-        assert_eq!(exact(-1, 999_999_999), "1969-12-31T23:59:59.999999999Z");
         assert_eq!(show(i64::MAX), "@9223372036854775807");
         assert_eq!(exact_ns(1_500_000_000), "1970-01-01T00:00:01.5Z");
     }

@@ -10,6 +10,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use serde_json::Value;
 
+use crate::common::image::{self, Image};
 use crate::common::sandbox::run_tool;
 use crate::common::torture;
 use crate::common::{ALL, Directory, Sandbox, hex_id};
@@ -447,32 +448,13 @@ fn places_in_common_and_another_host_name_are_known_again() {
     sandbox.run(["check"]).succeeds();
 }
 
-/// An image with a file system, on a loop device.
-struct Image(std::path::PathBuf);
-
-impl Image {
-    fn mount(image: &Path, at: &Path) -> Self {
-        run_tool("mount", ["-o".as_ref(), "loop".as_ref(), image.as_os_str(), at.as_os_str()]);
-        Self(at.into())
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn a_file_system_is_known_again_whatever_its_device_number() {
     let sandbox = Sandbox::with_key_file();
     let (one, two, at) = (sandbox.path("one.img"), sandbox.path("two.img"), sandbox.path("at"));
     std::fs::create_dir(&at).unwrap();
-    let fresh = |image: &Path| {
-        std::fs::File::create(image).unwrap().set_len(16 << 20).unwrap();
-        // Without checksums another number can be given to it unchecked.
-        run_tool("mkfs.ext4", ["-qFO".as_ref(), "^metadata_csum".as_ref(), image.as_os_str()]);
-    };
+    // Without checksums another number can be given to it unchecked.
+    let fresh = |image: &Path| image::make(image, 16 << 20, &["mkfs.ext4", "-qFO", "^metadata_csum"]);
     fresh(&one);
     let mounted = Image::mount(&one, &at);
     small(&at);

@@ -6,6 +6,7 @@ pub(crate) mod directory;
 pub(crate) mod fault;
 pub(crate) mod harm;
 pub(crate) mod http;
+pub(crate) mod image;
 pub(crate) mod made;
 pub(crate) mod mount;
 pub(crate) mod sandbox;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use rustix::mount::{MountFlags, mount_remount};
+use serde_json::Value;
 
 use crate::common::sandbox::{NOBODY, PASSPHRASE};
 use crate::common::torture::noise;
@@ -91,12 +92,27 @@ fn keys_are_added_changed_and_removed() {
     let sandbox = with_snapshot();
     std::fs::write(sandbox.path("new pass"), "another passphrase\n").unwrap();
     sandbox.run(["key", "add", "-new-keyfile", "new key", "-label", "second"]).succeeds();
-    sandbox.run(["key", "passwd", "-weak-passphrase", "-new-passphrase-file", "new pass"]).succeeds();
+    let passwd = ["key", "passwd", "-weak-passphrase", "-new-passphrase-file", "new pass", "-label", "first"];
+    sandbox.run(passwd).succeeds();
     sandbox.run(["ls"]).ends_with(77);
     for file in ["new pass", "new key"] {
         sandbox.run(["ls", "-keyfile", file]).succeeds();
     }
-    let keys = sandbox.run(["key", "ls", "-json"]).succeeds().json();
+    let marked = |words: &[&str]| -> Vec<(String, Value)> {
+        let keys = sandbox.run([&["key", "ls", "-json"], words].concat()).succeeds().json();
+        let keys = keys.into_iter().filter(|k| k["type"] == "key");
+        keys.map(|k| (k["label"].as_str().unwrap().to_owned(), k["in_use"].clone())).collect()
+    };
+    let [in_use, other] = [Value::Bool(true), Value::Bool(false)];
+    let listed = marked(&["-keyfile", "new key"]);
+    assert!(listed.contains(&("second".into(), in_use.clone())), "{listed:?}");
+    assert!(listed.contains(&("first".into(), other)), "{listed:?}");
+    assert!(marked(&["-keyfile", "new pass"]).contains(&("first".into(), in_use)));
+    let text = sandbox.run(["key", "ls", "-keyfile", "new key"]).succeeds();
+    let lines: Vec<&str> = text.text().lines().filter(|line| line.contains(" * ")).collect();
+    assert!(lines.len() == 1 && lines[0].ends_with("second"), "{lines:?}");
+    sandbox.run(["key", "ls"]).succeeds().says(&["opens none of them"]);
+    let keys = sandbox.run(["key", "ls", "-json", "-quiet"]).succeeds().json();
     assert_eq!(keys.len(), 2);
     let id = |label: &str| {
         let key = keys.iter().find(|k| k["label"] == label).unwrap();
@@ -106,7 +122,7 @@ fn keys_are_added_changed_and_removed() {
     sandbox.run(["ls", "-keyfile", "new key"]).succeeds();
     sandbox.run(["key", "rm", "-apply", &id("second"), "-keyfile", "new pass"]).succeeds();
     sandbox.run(["ls", "-keyfile", "new key"]).ends_with(77);
-    let last = sandbox.run(["key", "rm", "-apply", &id(""), "-keyfile", "new pass"]);
+    let last = sandbox.run(["key", "rm", "-apply", &id("first"), "-keyfile", "new pass"]);
     assert_ne!(last.code, Some(0), "{last}");
     last.says(&["only key"]);
     sandbox.run(["check", "-keyfile", "new pass"]).succeeds();

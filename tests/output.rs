@@ -374,6 +374,9 @@ fn with_json_there_is_nothing_but_objects_of_a_type_each() {
     assert_eq!(last(&["version"]), "version");
     assert_eq!(last(&["help", "ls"]), "page");
     assert_eq!(last(&["check", "-v"]), "summary");
+    let checked = sandbox.run(["check", "-v", "-json"]).succeeds().json();
+    let entries: Vec<_> = checked.iter().filter(|o| o["type"] == "entry").collect();
+    assert!(!entries.is_empty() && entries.iter().all(|o| o["snapshot"].as_str().unwrap().len() == 64));
     assert_eq!(last(&["-time", "restore", "-to", "there"]), "notice");
     assert_eq!(last(&["umount"]), "notice");
     let id = hex_id(&sandbox.backup(&source));

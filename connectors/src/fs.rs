@@ -7,6 +7,7 @@
 //! Source and destination use what only Linux has (`getdents64`, `O_PATH`, `/proc/self/fd`).
 
 mod exporter;
+mod flags;
 mod importer;
 mod stat;
 mod store;

@@ -12,7 +12,7 @@ use plakar_connectors::fs::{FsExportOptions, FsExporter, FsImportOptions, FsImpo
 use plakar_engine::exporter::{Attributes, Exporter, Made, Overwrite};
 use plakar_engine::id::ObjectId;
 use plakar_engine::importer::{ImportError, Importer, Listed, SourceDirectory, SourceEntry};
-use plakar_engine::meta::{Kind, Metadata, Timestamp, Xattr};
+use plakar_engine::meta::{InodeFlags, Kind, Metadata, Timestamp, Xattr};
 use plakar_engine::storage::{Area, ObjectName, StoreErrorKind, put_bytes};
 use rustix::fs::{Gid, Uid, XattrFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -57,7 +57,7 @@ fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 fn meta(kind: Kind, mode: u32) -> Metadata {
     let mtime = Timestamp { sec: -1, nsec: 999_999_999 };
-    Metadata { kind, mode, uid: 1234, gid: 4321, mtime, size: 0, rdev: (0, 0) }
+    Metadata { kind, mode, uid: 1234, gid: 4321, mtime, size: 0, rdev: (0, 0), born: None }
 }
 
 fn exporter(target: &Path) -> FsExporter {
@@ -65,8 +65,11 @@ fn exporter(target: &Path) -> FsExporter {
 }
 
 fn restore(exporter: &FsExporter, path: &str, meta: &Metadata, xattrs: &[Xattr]) -> Vec<String> {
-    let file = exporter.create_file(path.as_bytes(), Attributes { meta, xattrs }).unwrap().unwrap();
-    file.finish(Attributes { meta, xattrs }).unwrap()
+    let file = exporter
+        .create_file(path.as_bytes(), Attributes { meta, xattrs, flags: InodeFlags::default() })
+        .unwrap()
+        .unwrap();
+    file.finish(Attributes { meta, xattrs, flags: InodeFlags::default() }).unwrap()
 }
 
 /// All that is in a directory.
@@ -74,10 +77,12 @@ fn list(directory: &Arc<dyn SourceDirectory>) -> Result<Vec<Listed>, ImportError
     directory.clone().list()?.more(usize::MAX)
 }
 
+/// What is in a directory, without what nobody can set.
 fn entries(path: &Path) -> Vec<SourceEntry> {
     let importer = FsImporter::new(vec![path.to_path_buf()], FsImportOptions::default()).unwrap();
     let directory = importer.directory(&importer.roots()[0]).unwrap();
-    list(&directory).unwrap().into_iter().map(|(_, e)| e.unwrap()).collect()
+    let without_birth = |e: SourceEntry| SourceEntry { meta: Metadata { born: None, ..e.meta }, ..e };
+    list(&directory).unwrap().into_iter().map(|(_, e)| without_birth(e.unwrap())).collect()
 }
 
 const NONE: [String; 0] = [];
@@ -91,9 +96,14 @@ fn owners_and_set_uid_survive_together() {
     assert_eq!(entries(dir.path())[0].meta, file);
 
     let directory = meta(Kind::Directory, 0o3775);
-    exporter.make_directory(b"sub").unwrap();
+    exporter.make_directory(b"sub", InodeFlags::default()).unwrap();
     assert_eq!(
-        exporter.finish_directory(b"sub", Attributes { meta: &directory, xattrs: &[] }).unwrap(),
+        exporter
+            .finish_directory(
+                b"sub",
+                Attributes { meta: &directory, xattrs: &[], flags: InodeFlags::default() }
+            )
+            .unwrap(),
         NONE
     );
     assert_eq!(entries(dir.path())[1].meta, directory);
@@ -113,7 +123,7 @@ fn special_files_come_back_with_owner_and_number() {
             }
             let target = (kind == Kind::Symlink).then_some(&b"/dev/null"[..]);
             let xattrs = [Xattr { name: b"trusted.mark".to_vec(), value: b"1".to_vec() }];
-            let attributes = Attributes { meta: &meta, xattrs: &xattrs };
+            let attributes = Attributes { meta: &meta, xattrs: &xattrs, flags: InodeFlags::default() };
             let made = exporter.make_special(format!("{i}").as_bytes(), target, attributes).unwrap();
             assert_eq!(made, (Made::Yes, vec![]));
             let found = entries(dir.path());
@@ -164,7 +174,11 @@ fn others_are_told_what_they_may_not_set() {
 
         // Anybody may make the device 0:0.
         let device = Metadata { kind: Kind::CharDevice, rdev: (1, 3), ..foreign };
-        let error = exporter.make_special(b"device", None, Attributes { meta: &device, xattrs: &[] });
+        let error = exporter.make_special(
+            b"device",
+            None,
+            Attributes { meta: &device, xattrs: &[], flags: InodeFlags::default() },
+        );
         assert!(!error.unwrap_err().is_fatal());
         assert_eq!(entries(dir.path()).len(), 2);
     });
@@ -179,11 +193,16 @@ fn others_write_into_read_only_directories_of_theirs() {
     chown(dir.path().join("sub"), Some(NOBODY), Some(NOBODY)).unwrap();
     as_nobody(|| {
         let exporter = exporter(dir.path());
-        assert_eq!(exporter.make_directory(b"sub").unwrap(), Made::Yes);
+        assert_eq!(exporter.make_directory(b"sub", InodeFlags::default()).unwrap(), Made::Yes);
         let own = Metadata { uid: NOBODY, gid: NOBODY, ..meta(Kind::Regular, 0o644) };
         restore(&exporter, "sub/file", &own, &[]);
         let directory = Metadata { kind: Kind::Directory, mode: 0o555, ..own };
-        exporter.finish_directory(b"sub", Attributes { meta: &directory, xattrs: &[] }).unwrap();
+        exporter
+            .finish_directory(
+                b"sub",
+                Attributes { meta: &directory, xattrs: &[], flags: InodeFlags::default() },
+            )
+            .unwrap();
         assert_eq!(fs::metadata(dir.path().join("sub")).unwrap().mode() & 0o777, 0o555);
     });
 }
@@ -222,14 +241,14 @@ fn unreadable_things_are_errors_of_their_own() {
 fn nobody_else_can_open_a_file_before_it_is_its_owners() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(dir.path());
-    exporter.make_directory(b"sub").unwrap();
+    exporter.make_directory(b"sub", InodeFlags::default()).unwrap();
     let theirs = meta(Kind::Regular, 0o666);
     let ours = Metadata { uid: 0, gid: 0, ..theirs.clone() };
     // In turn, so that what is known of new files is of both.
     for i in 0..4 {
         for (who, meta) in [("theirs", &theirs), ("ours", &ours)] {
             let path = format!("sub/{who}{i}");
-            let attributes = Attributes { meta, xattrs: &[] };
+            let attributes = Attributes { meta, xattrs: &[], flags: InodeFlags::default() };
             let file = exporter.create_file(path.as_bytes(), attributes).unwrap().unwrap();
             let begun = fs::read_dir(dir.path().join("sub")).unwrap().map(|e| e.unwrap());
             let begun = begun.filter(|e| e.file_name().to_string_lossy().starts_with(".plakar-"));
@@ -249,7 +268,10 @@ fn a_full_disk_ends_the_restore() {
     let disk = SmallDisk::new("64k");
     let exporter = exporter(disk.path());
     let meta = Metadata { size: 1 << 20, ..meta(Kind::Regular, 0o644) };
-    let file = exporter.create_file(b"file", Attributes { meta: &meta, xattrs: &[] }).unwrap().unwrap();
+    let file = exporter
+        .create_file(b"file", Attributes { meta: &meta, xattrs: &[], flags: InodeFlags::default() })
+        .unwrap()
+        .unwrap();
     let error = file.write_at(&vec![1; 1 << 20], 0).unwrap_err();
     assert!(error.is_fatal(), "{error}");
     drop(file);
@@ -309,7 +331,7 @@ fn foreign_symlinks_keep_their_owner() {
     lchown(dir.path().join("link"), Some(5), Some(6)).unwrap();
     let entry = entries(dir.path()).pop().unwrap();
     let target = tempfile::tempdir().unwrap();
-    let attributes = Attributes { meta: &entry.meta, xattrs: &[] };
+    let attributes = Attributes { meta: &entry.meta, xattrs: &[], flags: InodeFlags::default() };
     let before = fs::metadata("/etc/passwd").unwrap();
     exporter(target.path()).make_special(b"link", entry.target.as_deref(), attributes).unwrap();
     assert_eq!(entries(target.path())[0].meta, entry.meta);

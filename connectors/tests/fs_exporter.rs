@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use plakar_connectors::fs::{FsExportOptions, FsExporter, FsImportOptions, FsImporter};
 use plakar_engine::exporter::{Attributes, ExportError, Exporter, Made, Overwrite};
 use plakar_engine::importer::Importer;
-use plakar_engine::meta::{Kind, Metadata, Timestamp, Xattr};
+use plakar_engine::meta::{InodeFlags, Kind, Metadata, Timestamp, Xattr};
 use rustix::fs::{Mode, XattrFlags};
 
 fn exporter(target: &Path, overwrite: Overwrite) -> FsExporter {
@@ -27,11 +27,12 @@ fn meta(kind: Kind, mode: u32, size: u64) -> Metadata {
         mtime: Timestamp { sec: 1_000_000_000, nsec: 123_456_789 },
         size,
         rdev: (0, 0),
+        born: None,
     }
 }
 
 fn attributes(meta: &Metadata) -> Attributes<'_> {
-    Attributes { meta, xattrs: &[] }
+    Attributes { meta, xattrs: &[], flags: InodeFlags::default() }
 }
 
 /// Restores a small file, `None` when the one that is there stays.
@@ -46,11 +47,13 @@ fn restore_as(
     meta: &Metadata,
     xattrs: &[Xattr],
 ) -> Result<Option<Vec<String>>, ExportError> {
-    let Some(file) = exporter.create_file(path.as_bytes(), Attributes { meta, xattrs })? else {
+    let Some(file) =
+        exporter.create_file(path.as_bytes(), Attributes { meta, xattrs, flags: InodeFlags::default() })?
+    else {
         return Ok(None);
     };
     file.write_at(content, 0)?;
-    file.finish(Attributes { meta, xattrs }).map(Some)
+    file.finish(Attributes { meta, xattrs, flags: InodeFlags::default() }).map(Some)
 }
 
 fn xattr(name: &str, value: &[u8]) -> Xattr {
@@ -116,7 +119,8 @@ fn files_come_back_with_all_attributes() {
     let directory = importer.directory(&importer.roots()[0]).unwrap();
     let (name, entry) = directory.clone().list().unwrap().more(1).unwrap().pop().unwrap();
     assert_eq!(name, b"file");
-    assert_eq!(entry.unwrap().meta, meta);
+    // When it was made nobody can set.
+    assert_eq!(Metadata { born: None, ..entry.unwrap().meta }, meta);
     assert_eq!(directory.xattrs(b"file").unwrap(), xattrs);
     assert_eq!(fs::read(target.join("file")).unwrap(), content);
     exporter.finish().unwrap();
@@ -133,7 +137,7 @@ fn the_mode_is_the_recorded_one_whatever_the_umask() {
         assert_eq!(fs::metadata(dir.path().join(name)).unwrap().mode() & 0o7777, mode);
 
         let name = format!("d{i}");
-        exporter.make_directory(name.as_bytes()).unwrap();
+        exporter.make_directory(name.as_bytes(), InodeFlags::default()).unwrap();
         let directory = meta(Kind::Directory, mode, 0);
         exporter.finish_directory(name.as_bytes(), attributes(&directory)).unwrap();
         assert_eq!(fs::metadata(dir.path().join(name)).unwrap().mode() & 0o7777, mode);
@@ -150,7 +154,7 @@ fn many_files_of_one_new_directory_get_each_its_own_mode() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(dir.path(), Overwrite::Error);
     let _umask = Umask::set(0o027);
-    exporter.make_directory(b"sub").unwrap();
+    exporter.make_directory(b"sub", InodeFlags::default()).unwrap();
     // Often enough that what became of the first ones is known, with and without bits that the umask takes.
     for i in 0..5 {
         for mode in [0o000, 0o444, 0o600, 0o644, 0o666, 0o755, 0o4755, 0o2711] {
@@ -172,7 +176,7 @@ fn what_came_into_a_new_directory_meanwhile_stays() {
     for policy in [Overwrite::Error, Overwrite::Never] {
         let exporter = exporter(dir.path(), policy);
         let sub = format!("{policy:?}");
-        exporter.make_directory(sub.as_bytes()).unwrap();
+        exporter.make_directory(sub.as_bytes(), InodeFlags::default()).unwrap();
         let path = format!("{sub}/file");
         fs::write(dir.path().join(&path), "theirs").unwrap();
         let error = restore(&exporter, &path, b"ours").unwrap_err();
@@ -186,7 +190,7 @@ fn what_came_into_a_new_directory_meanwhile_stays() {
 fn directories_get_their_attributes_last() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(dir.path(), Overwrite::Error);
-    assert_eq!(exporter.make_directory(b"sub").unwrap(), Made::Yes);
+    assert_eq!(exporter.make_directory(b"sub", InodeFlags::default()).unwrap(), Made::Yes);
     assert_eq!(fs::metadata(dir.path().join("sub")).unwrap().mode() & 0o7777, 0o700);
     restore(&exporter, "sub/file", b"x").unwrap();
     let meta = meta(Kind::Directory, 0o2555, 0);
@@ -197,7 +201,12 @@ fn directories_get_their_attributes_last() {
     ];
     let mut set = |mode| {
         let meta = Metadata { mode, ..meta.clone() };
-        let refused = exporter.finish_directory(b"sub", Attributes { meta: &meta, xattrs: &xattrs }).unwrap();
+        let refused = exporter
+            .finish_directory(
+                b"sub",
+                Attributes { meta: &meta, xattrs: &xattrs, flags: InodeFlags::default() },
+            )
+            .unwrap();
         assert_eq!(refused, NONE);
         xattrs.clear();
     };
@@ -219,7 +228,7 @@ fn inherited_acls_do_not_stay() {
     rustix::fs::setxattr(dir.path(), "system.posix_acl_default", &acl(77), XattrFlags::empty()).unwrap();
     let exporter = exporter(dir.path(), Overwrite::Error);
     restore(&exporter, "file", b"x").unwrap();
-    exporter.make_directory(b"sub").unwrap();
+    exporter.make_directory(b"sub", InodeFlags::default()).unwrap();
     restore(&exporter, "sub/file", b"x").unwrap();
     exporter.finish_directory(b"sub", attributes(&meta(Kind::Directory, 0o755, 0))).unwrap();
     exporter.make_special(b"fifo", None, attributes(&meta(Kind::Fifo, 0o644, 0))).unwrap();
@@ -300,8 +309,8 @@ fn symlinks_fifos_and_sockets_are_made() {
 fn hard_links_share_one_file() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(dir.path(), Overwrite::Always);
-    exporter.make_directory(b"a").unwrap();
-    exporter.make_directory(b"b").unwrap();
+    exporter.make_directory(b"a", InodeFlags::default()).unwrap();
+    exporter.make_directory(b"b", InodeFlags::default()).unwrap();
     restore(&exporter, "a/one", b"content").unwrap();
     fs::write(dir.path().join("b/three"), "old").unwrap();
     for other in ["a/two", "b/three", "b/three"] {
@@ -336,10 +345,10 @@ fn planted_symlinks_lead_nowhere() {
 
         // Without making the directory first, nothing goes through the link.
         assert!(restore(&exporter, "dir/file", b"evil").is_err());
-        assert!(exporter.make_directory(b"dir/sub").is_err());
+        assert!(exporter.make_directory(b"dir/sub", InodeFlags::default()).is_err());
         assert!(exporter.finish_directory(b"dir", attributes(&meta(Kind::Directory, 0o777, 0))).is_err());
         assert!(exporter.make_link(b"stolen", b"dir/file").is_err());
-        assert_eq!(exporter.make_directory(b"dir").is_ok(), replaced);
+        assert_eq!(exporter.make_directory(b"dir", InodeFlags::default()).is_ok(), replaced);
         assert_eq!(restore(&exporter, "dir/file", b"good").is_ok(), replaced);
         let _ = restore(&exporter, "file", b"good");
         let _ = exporter.make_special(b"fifo", None, attributes(&meta(Kind::Fifo, 0o666, 0)));
@@ -364,7 +373,7 @@ fn invalid_paths_are_refused() {
     let exporter = exporter(&target, Overwrite::Always);
     for path in ["..", ".", "../x", "a/../../x", "/x", "a//b", "x/", "nul\0", "./x"] {
         assert!(restore(&exporter, path, b"x").is_err(), "{path:?}");
-        assert!(exporter.make_directory(path.as_bytes()).is_err(), "{path:?}");
+        assert!(exporter.make_directory(path.as_bytes(), InodeFlags::default()).is_err(), "{path:?}");
     }
     assert_eq!(names(dir.path()), ["target"]);
     assert!(names(&target).is_empty());
@@ -448,14 +457,14 @@ fn directories_that_are_there_are_used() {
         fs::create_dir(dir.path().join("sub")).unwrap();
         fs::set_permissions(dir.path().join("sub"), fs::Permissions::from_mode(0o511)).unwrap();
         let exporter = exporter(dir.path(), overwrite);
-        assert_eq!(exporter.make_directory(b"").unwrap(), expected);
-        assert_eq!(exporter.make_directory(b"sub").unwrap(), expected);
+        assert_eq!(exporter.make_directory(b"", InodeFlags::default()).unwrap(), expected);
+        assert_eq!(exporter.make_directory(b"sub", InodeFlags::default()).unwrap(), expected);
         let mode = if expected == Made::Yes { 0o711 } else { 0o511 };
         assert_eq!(fs::metadata(dir.path().join("sub")).unwrap().mode() & 0o777, mode);
     }
     let dir = tempfile::tempdir().unwrap();
     let new = exporter(&dir.path().join("new"), Overwrite::Never);
-    assert_eq!(new.make_directory(b"").unwrap(), Made::Yes);
+    assert_eq!(new.make_directory(b"", InodeFlags::default()).unwrap(), Made::Yes);
     let meta = meta(Kind::Directory, 0o751, 0);
     assert_eq!(new.finish_directory(b"", attributes(&meta)).unwrap(), NONE);
     assert_eq!(fs::metadata(dir.path().join("new")).unwrap().mode() & 0o777, 0o751);
@@ -470,7 +479,7 @@ fn paths_may_be_longer_than_the_system_takes() {
     let mut path = String::new();
     for depth in 0..200 {
         path = if depth == 0 { name.clone() } else { format!("{path}/{name}") };
-        exporter.make_directory(path.as_bytes()).unwrap();
+        exporter.make_directory(path.as_bytes(), InodeFlags::default()).unwrap();
     }
     restore(&exporter, &format!("{path}/{name}"), b"deep").unwrap();
     restore(&exporter, &format!("{name}/{name}/file"), b"less deep").unwrap();
@@ -488,7 +497,7 @@ fn many_threads_restore_into_many_directories() {
     let dir = tempfile::tempdir().unwrap();
     let exporter = exporter(dir.path(), Overwrite::Error);
     for i in 0..300 {
-        exporter.make_directory(format!("{i}").as_bytes()).unwrap();
+        exporter.make_directory(format!("{i}").as_bytes(), InodeFlags::default()).unwrap();
     }
     std::thread::scope(|scope| {
         for thread in 0..4 {

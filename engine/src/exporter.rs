@@ -7,7 +7,8 @@
 
 use std::fmt;
 
-use crate::meta::{Metadata, Xattr};
+use crate::meta::{InodeFlags, Metadata, Xattr};
+use crate::tree::Entry;
 
 /// What to do with something that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,14 @@ pub struct Attributes<'a> {
     pub meta: &'a Metadata,
     /// Extended attributes and ACLs.
     pub xattrs: &'a [Xattr],
+    /// Inode flags and project.
+    pub flags: InodeFlags,
+}
+
+impl<'a> From<&'a Entry> for Attributes<'a> {
+    fn from(entry: &'a Entry) -> Self {
+        Self { meta: &entry.meta, xattrs: &entry.xattrs, flags: entry.flags }
+    }
 }
 
 /// A destination, opened for one restore.
@@ -77,10 +86,11 @@ pub trait Exporter: Send + Sync + fmt::Debug {
 
     /// Makes a directory, or takes the one that is there, writable for us until [`Exporter::finish_directory`].
     /// After `Kept` it is restored into all the same, but its attributes stay: it is not finished.
-    fn make_directory(&self, path: &[u8]) -> Result<Made, ExportError>;
+    /// Of the flags it takes at once what only an empty directory takes.
+    fn make_directory(&self, path: &[u8], flags: InodeFlags) -> Result<Made, ExportError>;
 
     /// Begins a file under a temporary name beside its own; what it is to be like in the end is a hint, but for its
-    /// size. `None`: there is one, and it stays.
+    /// size, and for flags that only an empty file takes. `None`: there is one, and it stays.
     /// Bytes that are never written read as zeros, as holes where the destination can.
     fn create_file(
         &self,

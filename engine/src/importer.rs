@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::meta::{Metadata, Xattr};
+use crate::meta::{InodeFlags, Metadata, Xattr};
 
 /// A failure to read one thing of a source. Its text is what the snapshot keeps and the user sees: the cause only,
 /// since the path stands beside it.
@@ -134,6 +134,16 @@ pub trait SourceDirectory: Send + Sync {
 
     /// Extended attributes of the directory itself.
     fn own_xattrs(&self) -> Result<Vec<Xattr>, ImportError>;
+
+    /// Inode flags and project of a file or directory in it; none for a source or file system without them.
+    fn flags(&self, _name: &[u8]) -> Result<InodeFlags, ImportError> {
+        Ok(InodeFlags::default())
+    }
+
+    /// Those of the directory itself.
+    fn own_flags(&self) -> Result<InodeFlags, ImportError> {
+        Ok(InodeFlags::default())
+    }
 }
 
 /// An open file of a source, read once from its start to its end.
@@ -147,6 +157,11 @@ pub trait SourceFile: Send {
 
     /// Metadata and the stamp's ctime as they are now, to notice a change while it was read.
     fn now(&self) -> Result<(Metadata, i64), ImportError>;
+
+    /// Inode flags and project, as [`SourceDirectory::flags`].
+    fn flags(&self) -> Result<InodeFlags, ImportError> {
+        Ok(InodeFlags::default())
+    }
 
     /// Whether what is read is made at that moment, as in `/proc`: then its size and times say nothing about it.
     fn is_made_up(&self) -> bool {

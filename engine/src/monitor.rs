@@ -1,8 +1,15 @@
 //! How progress and faults that do not end an operation leave the library.
 
+use crate::id::ObjectId;
+
 /// What happens during an operation. Paths are bytes as recorded.
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
+    /// Entries from here on are those of a snapshot among several.
+    Snapshot {
+        /// Its id.
+        id: ObjectId,
+    },
     /// An entry was met and its data handled (backed up, restored or checked).
     Entry {
         /// Its absolute path.

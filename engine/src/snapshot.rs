@@ -200,6 +200,7 @@ impl Snapshot {
             detail,
             xattrs: vec![],
             links: None,
+            flags: Default::default(),
             error: None,
             extra: None,
         };

@@ -110,6 +110,7 @@ impl Fixture {
             mtime: Timestamp { sec: 1_600_000_000, nsec: 123_456_789 },
             size,
             rdev: (0, 0),
+            born: None,
         };
         let inode = INODES.fetch_add(1, Ordering::Relaxed);
         Self {

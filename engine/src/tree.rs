@@ -6,7 +6,7 @@
 pub mod build;
 
 use crate::id::BlobId;
-use crate::meta::{Kind, Metadata, Timestamp, Xattr};
+use crate::meta::{InodeFlags, Kind, Metadata, Timestamp, Xattr};
 use crate::wire::{Put, Reader, WireError, WireResult};
 
 /// Most items that stand in an entry.
@@ -44,6 +44,10 @@ const NO_CONTENTS: u64 = 8;
 const HAS_EXTRA: u64 = 16;
 /// Bytes of extra fields.
 const MAX_EXTRA: usize = 1 << 20;
+/// Extra fields, in the order in which they stand there, before those that this version does not know.
+const EXTRA_BORN: u64 = 2;
+const EXTRA_FLAGS: u64 = 4;
+const EXTRA_PROJECT: u64 = 6;
 
 /// Some bytes of a file: a blob (or, in a list above level 0, an extent list), or a hole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +200,8 @@ pub struct Entry {
     pub xattrs: Vec<Xattr>,
     /// Names of one file share it.
     pub links: Option<Links>,
+    /// What else its file system kept of it.
+    pub flags: InodeFlags,
     /// What went wrong when it was backed up.
     pub error: Option<String>,
     /// Fields that this version knows nothing of, as they are: whoever takes the entry over keeps them.
@@ -257,7 +263,7 @@ impl Entry {
         let flags = if self.xattrs.is_empty() { 0 } else { HAS_XATTRS }
             | self.links.map_or(0, |_| HAS_GROUP)
             | self.error.as_ref().map_or(0, |_| HAS_ERROR)
-            | self.extra.as_ref().map_or(0, |_| HAS_EXTRA)
+            | if self.has_extra() { HAS_EXTRA } else { 0 }
             | if missing { NO_CONTENTS } else { 0 };
         out.put_uv(flags);
         out.put_uv(u64::from(m.mode));
@@ -302,9 +308,32 @@ impl Entry {
         if let Some(error) = &self.error {
             out.put_bytes(error.as_bytes());
         }
-        if let Some(extra) = &self.extra {
-            out.put_bytes(extra);
+        if self.has_extra() {
+            self.encode_extra(out);
         }
+    }
+
+    fn has_extra(&self) -> bool {
+        self.extra.is_some() || self.meta.born.is_some() || self.flags != InodeFlags::default()
+    }
+
+    fn encode_extra(&self, out: &mut Vec<u8>) {
+        let mut fields = Vec::with_capacity(32);
+        if let Some(born) = self.meta.born {
+            let mut value = Vec::with_capacity(16);
+            value.put_iv(born.sec);
+            value.put_uv(born.nsec.into());
+            fields.put_field(EXTRA_BORN, &value);
+        }
+        for (tag, number) in [(EXTRA_FLAGS, self.flags.bits), (EXTRA_PROJECT, self.flags.project)] {
+            if number != 0 {
+                let mut value = Vec::with_capacity(5);
+                value.put_uv(number.into());
+                fields.put_field(tag, &value);
+            }
+        }
+        fields.extend_from_slice(self.extra.as_deref().unwrap_or_default());
+        out.put_bytes(&fields);
     }
 
     /// Takes an entry off a reader. `root` allows the name `.`, which the snapshot's root entry has.
@@ -370,15 +399,12 @@ impl Entry {
         let error = (flags & HAS_ERROR != 0)
             .then(|| r.text(MAX_ERROR, "error text").map(String::from))
             .transpose()?;
-        let extra = if flags & HAS_EXTRA != 0 {
-            let fields = r.bytes(MAX_EXTRA, "extra fields")?;
-            crate::wire::read_fields(fields, "extra fields of an entry", |_, _| Ok(false))?;
-            Some(fields.into())
-        } else {
-            None
+        let Extra { born, flags, unknown: extra } = match flags & HAS_EXTRA {
+            0 => Extra::default(),
+            _ => Extra::decode(r.bytes(MAX_EXTRA, "extra fields")?)?,
         };
-        let meta = Metadata { kind, mode, uid, gid, mtime, size, rdev };
-        Ok(Self { name, meta, detail, xattrs, links, error, extra })
+        let meta = Metadata { kind, mode, uid, gid, mtime, size, rdev, born };
+        Ok(Self { name, meta, detail, xattrs, links, flags, error, extra })
     }
 
     /// The next entry of a local record.
@@ -395,6 +421,44 @@ impl Entry {
             return Err(WireError::Malformed("root entry"));
         }
         Ok(entry)
+    }
+}
+
+/// What stands in the extra fields of an entry.
+#[derive(Default)]
+struct Extra {
+    born: Option<Timestamp>,
+    flags: InodeFlags,
+    unknown: Option<Box<[u8]>>,
+}
+
+impl Extra {
+    fn decode(fields: &[u8]) -> WireResult<Self> {
+        let (mut extra, mut last) = (Self::default(), 0);
+        let mut unknown = Vec::new();
+        crate::wire::read_fields(fields, "extra fields of an entry", |tag, mut value| {
+            // Those known come first, and once: they are written so again.
+            if tag < EXTRA_BORN || tag <= EXTRA_PROJECT && tag == last {
+                return Err(WireError::Malformed("extra fields of an entry"));
+            }
+            last = tag;
+            match tag {
+                EXTRA_BORN => {
+                    let (sec, nsec) = (value.iv()?, value.uv_max(999_999_999, "time")? as u32);
+                    extra.born = Some(Timestamp { sec, nsec });
+                }
+                EXTRA_FLAGS => extra.flags.bits = value.uv_max(u32::MAX.into(), "inode flags")? as u32,
+                EXTRA_PROJECT => extra.flags.project = value.uv_max(u32::MAX.into(), "project")? as u32,
+                tag => {
+                    unknown.put_field(tag, value.rest());
+                    return Ok(false);
+                }
+            }
+            value.end()?;
+            Ok(true)
+        })?;
+        extra.unknown = (!unknown.is_empty()).then(|| unknown.into());
+        Ok(extra)
     }
 }
 

@@ -126,6 +126,11 @@ impl<'a> Reader<'a> {
         Ok(n as usize)
     }
 
+    /// All that is left.
+    pub fn rest(&mut self) -> &'a [u8] {
+        std::mem::take(&mut self.rest)
+    }
+
     /// Succeeds when nothing is left.
     pub fn end(&self) -> WireResult<()> {
         if self.rest.is_empty() { Ok(()) } else { Err(WireError::Trailing) }

@@ -1,4 +1,6 @@
-//! Numbers and names as people read them, on pages and on terminals alike.
+//! Numbers, times and names as people read them, on pages and on terminals alike.
+
+use plakar_engine::meta::Timestamp;
 
 /// A size in IEC units: `18 B`, `4.0 KiB`, `266.9 MiB`.
 pub fn size(bytes: u64) -> String {
@@ -13,6 +15,18 @@ pub fn size(bytes: u64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
+}
+
+/// A time in UTC with all its digits: `2026-11-20T22:26:57.5Z`.
+pub fn time(t: Timestamp) -> String {
+    let nsec = i32::try_from(t.nsec).unwrap_or(0);
+    match jiff::Timestamp::new(t.sec, nsec) {
+        Ok(time) => time.to_string(),
+        // A negative second with a fraction is refused: count from the next second down. Before year −9999 and after
+        // 9999 there is no calendar, but the truth.
+        Err(_) => jiff::Timestamp::new(t.sec.saturating_add(1), nsec - 1_000_000_000)
+            .map_or_else(|_| format!("@{}.{nsec:09}", t.sec), |time| time.to_string()),
+    }
 }
 
 /// A count with its digits in groups: `81,234`.
@@ -52,6 +66,14 @@ pub fn is_hidden(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_in_utc_whatever_they_are() {
+        let shown = |sec, nsec| time(Timestamp { sec, nsec });
+        assert_eq!(shown(1, 500_000_000), "1970-01-01T00:00:01.5Z");
+        assert_eq!(shown(-1, 999_999_999), "1969-12-31T23:59:59.999999999Z");
+        assert_eq!(shown(i64::MAX, 5), "@9223372036854775807.000000005");
+    }
 
     #[test]
     fn values_are_readable() {

@@ -25,6 +25,15 @@ pub(crate) struct CreateArgs {
     /// Let the group of the store's directory use it: files and folders in it are for that group too
     #[arg(long)]
     shared: bool,
+    /// What to call the first key
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        conflicts_with = "plaintext"
+    )]
+    label: String,
     /// Accept a weak passphrase without a word
     #[arg(long)]
     weak_passphrase: bool,
@@ -60,7 +69,8 @@ pub(crate) async fn run(context: &AppContext, args: CreateArgs) -> anyhow::Resul
             }
         }),
     };
-    let options = CreateOptions { no_compression: args.no_compression, ..CreateOptions::default() };
+    let (no_compression, label) = (args.no_compression, args.label);
+    let options = CreateOptions { no_compression, label, ..CreateOptions::default() };
     let config = repository::create(&store, secret.as_ref(), &options).await?;
     let mut out = Output::new();
     if context.json() {

@@ -263,7 +263,12 @@ async fn show_entry(
     fact(out, "Permissions", format!("{} ({:04o})", text::mode(m), m.mode))?;
     fact(out, "Owner", named(m.uid, owners.users.get(&m.uid)))?;
     fact(out, "Group", named(m.gid, owners.groups.get(&m.gid)))?;
-    fact(out, "Modified", time::exact(m.mtime.sec, m.mtime.nsec))?;
+    fact(out, "Modified", time::exact(m.mtime))?;
+    fact(out, "Born", m.born.map_or_else(String::new, time::exact))?;
+    fact(out, "Flags", e.flags.names().collect::<Vec<_>>().join(", "))?;
+    if e.flags.project != 0 {
+        fact(out, "Project", e.flags.project.to_string())?;
+    }
     match &e.detail {
         Detail::Regular(c) if c.missing => fact(out, "Contents", "could not be read")?,
         Detail::Regular(c) => {

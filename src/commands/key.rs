@@ -11,7 +11,7 @@ use anyhow::Context;
 use plakar_engine::crypto::kdf::KdfParams;
 use plakar_engine::id::ObjectId;
 use plakar_engine::keyslot::{KeySlot, UserSecret};
-use plakar_engine::repository::Repository;
+use plakar_engine::repository::{Probe, Repository};
 use serde_json::json;
 
 use crate::context::AppContext;
@@ -38,7 +38,7 @@ enum Action {
     Passwd(PasswdArgs),
 }
 
-/// List the keys
+/// List the keys; `*` marks the one whose passphrase or key file was given
 #[derive(Debug, clap::Args)]
 struct LsArgs {}
 
@@ -80,6 +80,9 @@ struct RmArgs {
 /// Replace the key in use by a new one
 #[derive(Debug, clap::Args)]
 struct PasswdArgs {
+    /// What to call the new one, if not as the old one
+    #[arg(long, value_name = "TEXT")]
+    label: Option<String>,
     #[command(flatten)]
     new: New,
 }
@@ -108,20 +111,37 @@ fn describe(slot: &KeySlot) -> serde_json::Value {
     })
 }
 
+/// The slot that a secret opens. A passphrase takes its time.
+async fn slot_of(probe: Probe, secret: UserSecret) -> anyhow::Result<Option<KeySlot>> {
+    Ok(tokio::task::spawn_blocking(move || probe.slot_of(&secret).cloned()).await?)
+}
+
 /// Slots stand in the store in the clear: no secret is needed to list them, and nobody vouches for what they say until
-/// one is to be removed.
+/// one is to be removed. A secret that is given tells which one it opens; none is asked for.
 async fn list(context: &AppContext) -> anyhow::Result<ExitCode> {
     let probe = context.probe().await?;
+    let in_use = match secret::given(context)? {
+        Some(secret) if probe.needs_secret() => {
+            Some(slot_of(context.probe().await?, secret).await?.map(|slot| slot.id))
+        }
+        _ => None,
+    };
+    let is_in_use = |slot: &KeySlot| in_use.map(|id| id == Some(slot.id));
     let mut slots: Vec<&KeySlot> = probe.slots().iter().collect();
     slots.sort_by_key(|s| (s.created_ns, s.id));
     let mut out = Output::new();
     for slot in &slots {
         match context.json() {
-            true => out.json(&describe(slot))?,
+            true => {
+                let mut key = describe(slot);
+                key["in_use"] = is_in_use(slot).into();
+                out.json(&key)?;
+            }
             false => {
                 let label = text::printable(slot.label.as_bytes());
+                let mark = if is_in_use(slot) == Some(true) { '*' } else { ' ' };
                 let line = format!(
-                    "{} {} {:10} {label}",
+                    "{} {} {mark} {:10} {label}",
                     time::show_ns(slot.created_ns),
                     slot.id.short(),
                     kind(slot)
@@ -131,6 +151,9 @@ async fn list(context: &AppContext) -> anyhow::Result<ExitCode> {
         }
     }
     out.flush()?;
+    if in_use == Some(None) {
+        context.notice("the passphrase or key that was given opens none of them");
+    }
     if slots.is_empty() {
         probe.is_plaintext()?;
         context.notice("the store has no keys: it is not encrypted");
@@ -271,13 +294,11 @@ fn choose<'a>(slots: &'a [KeySlot], prefix: &OsStr) -> anyhow::Result<&'a KeySlo
 
 async fn replace(context: &AppContext, args: &PasswdArgs) -> anyhow::Result<ExitCode> {
     let (repository, secret) = context.open_with_secret().await?;
-    let before: Vec<KeySlot> = context.probe().await?.slots().to_vec();
-    let old = tokio::task::spawn_blocking(move || {
-        let secret = secret?;
-        before.into_iter().find(|slot| slot.open(&secret).is_ok())
-    });
-    let old = old.await?;
-    let label = old.as_ref().map(|o| o.label.clone()).unwrap_or_default();
+    let old = match secret {
+        Some(secret) => slot_of(context.probe().await?, secret).await?,
+        None => None,
+    };
+    let label = args.label.clone().or_else(|| old.as_ref().map(|o| o.label.clone())).unwrap_or_default();
     let new = add_slot(context, &repository, &args.new, &label).await?;
     let removed: Option<ObjectId> = old.map(|o| o.id);
     if let Some(id) = removed {

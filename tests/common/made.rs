@@ -50,7 +50,16 @@ impl Builder {
 /// An entry with the least of metadata.
 pub(crate) fn entry(name: &str, kind: Kind, detail: Detail) -> Entry {
     let meta = Metadata { kind, ..Metadata::directory(0o755) };
-    Entry { name: name.into(), meta, detail, xattrs: vec![], links: None, error: None, extra: None }
+    Entry {
+        name: name.into(),
+        meta,
+        detail,
+        xattrs: vec![],
+        links: None,
+        flags: Default::default(),
+        error: None,
+        extra: None,
+    }
 }
 
 /// A regular file as long as its contents.

@@ -12,19 +12,19 @@ use std::fmt::{self, Debug};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use plakar_engine::exporter::{Attributes, ExportError, ExportFile, Exporter, Made, Overwrite};
-use plakar_engine::meta::{Kind, Timestamp};
+use plakar_engine::meta::{InodeFlags, Kind, Timestamp};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, renameat, statat,
-    symlinkat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, StatxAttributes, StatxFlags, linkat, makedev, mkdirat, mknodat,
+    openat, renameat, statat, statx, symlinkat, unlinkat,
 };
 use rustix::io::{Errno, retry_on_intr};
 
-use super::stat;
+use super::{flags, stat};
 use attributes::{Object, Setter};
 use file::FsExportFile;
 use parents::{Beginning, Parent, Parents};
@@ -32,7 +32,7 @@ use parents::{Beginning, Parent, Parents};
 /// What to set on restored things.
 #[derive(Clone, Copy, Debug)]
 pub struct FsExportOptions {
-    /// Set owner, mode, ACLs and file capabilities. Otherwise things belong to whoever restores, with the recorded
+    /// Set owner, mode, ACLs, file capabilities, project, and flags that forbid changes. Otherwise things belong to whoever restores, with the recorded
     /// permissions as far as the umask leaves them.
     pub permissions: bool,
     /// Set extended attributes, and with them ACLs.
@@ -180,6 +180,13 @@ impl FsExporter {
         Mode::from(if self.options.permissions { 0o700 } else { 0o777 })
     }
 
+    /// Sets everything on an open directory.
+    fn finish_open(&self, fd: BorrowedFd<'_>, has_foreign: bool, attributes: Attributes<'_>) -> Vec<String> {
+        let mut refused = self.setter().set(&Object::open(fd, has_foreign), attributes);
+        refused.extend(self.setter().lock(fd, attributes));
+        refused
+    }
+
     fn setter(&self) -> Setter {
         Setter::new(self.options)
     }
@@ -194,7 +201,7 @@ impl Exporter for FsExporter {
         self.location.clone()
     }
 
-    fn make_directory(&self, path: &[u8]) -> Result<Made, ExportError> {
+    fn make_directory(&self, path: &[u8], wanted: InodeFlags) -> Result<Made, ExportError> {
         if path.is_empty() {
             let ours = self.is_new || matches!(self.overwrite, Overwrite::Always | Overwrite::IfNewer);
             return Ok(if ours { Made::Yes } else { Made::Kept });
@@ -203,6 +210,10 @@ impl Exporter for FsExporter {
         match mkdirat(&parent.fd, name, self.directory_mode()) {
             Ok(()) => {
                 self.parents.made(path);
+                if wanted != InodeFlags::default() {
+                    // Where it cannot be opened now, it cannot at the end, and that is told.
+                    let _begun = open_directory(&parent, name).map(|fd| flags::begin(&fd, wanted));
+                }
                 Ok(Made::Yes)
             }
             Err(Errno::EXIST) => self.take_directory(&parent, name),
@@ -236,6 +247,7 @@ impl Exporter for FsExporter {
         let mode = Mode::from(beginning.mode);
         let (fd, temporary) =
             self.names.make(|name| retry_on_intr(|| openat(&parent.fd, name, flags, mode)))?;
+        flags::begin(&fd, attributes.flags);
         let place = file::Place { parent, temporary, name: name.to_vec() };
         let file = FsExportFile::new(fd, place, beginning, meta.size, self.overwrite, self.setter());
         Ok(Some(Box::new(file)))
@@ -274,7 +286,7 @@ impl Exporter for FsExporter {
     fn make_link(&self, path: &[u8], existing: &[u8]) -> Result<Made, ExportError> {
         let (from, existing) = self.parents.of(existing)?;
         let (parent, name) = self.parents.of(path)?;
-        let make = |name: &[u8]| linkat(&from.fd, existing, &parent.fd, name, AtFlags::empty());
+        let make = |name: &[u8]| link(&from, existing, &parent, name);
         let found = statat(&from.fd, existing, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("stat", e))?;
         let (made, _) = self.make_at(&parent, name, stat::mtime(&found), make, |_| Ok(Vec::new()))?;
         Ok(made)
@@ -286,21 +298,35 @@ impl Exporter for FsExporter {
         if !same::is_same(&from, existing, &parent, name).map_err(|e| failed("compare", e))? {
             return Ok(());
         }
-        let make = |name: &[u8]| linkat(&from.fd, existing, &parent.fd, name, AtFlags::empty());
+        let make = |name: &[u8]| link(&from, existing, &parent, name);
         // A plain rename, whatever the policy: nothing is lost with what it replaces.
         self.make_over(&parent, name, Overwrite::IfNewer, make, |_| Ok(Vec::new())).map(drop)
     }
 
     fn finish_directory(&self, path: &[u8], attributes: Attributes<'_>) -> Result<Vec<String>, ExportError> {
         if path.is_empty() {
-            return Ok(self.setter().set(&Object::open(self.parents.root().as_fd(), true), attributes));
+            return Ok(self.finish_open(self.parents.root().as_fd(), true, attributes));
         }
         let (parent, name) = self.parents.of(path)?;
         let fd = open_directory(&parent, name).map_err(|e| failed("open", e))?;
         let is_ours = self.parents.forget(path);
         let has_foreign = !is_ours || parent.gives_acl;
-        Ok(self.setter().set(&Object::open(fd.as_fd(), has_foreign), attributes))
+        Ok(self.finish_open(fd.as_fd(), has_foreign, attributes))
     }
+}
+
+/// Gives a file another name, also where its flags forbid it: then they are off meanwhile.
+fn link(from: &Parent, existing: &[u8], parent: &Parent, name: &[u8]) -> rustix::io::Result<()> {
+    let link = || linkat(&from.fd, existing, &parent.fd, name, AtFlags::empty());
+    match link() {
+        Err(Errno::PERM) => {}
+        linked => return linked,
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = openat(&from.fd, existing, flags, Mode::empty())?;
+    let locks = flags::unlock(&fd)?;
+    let linked = link();
+    flags::lock(&fd, locks).and(linked)
 }
 
 fn open_directory(parent: &Parent, name: &[u8]) -> rustix::io::Result<OwnedFd> {
@@ -333,8 +359,17 @@ fn replace(parent: &Parent, temporary: &[u8], name: &[u8], policy: Overwrite) ->
     renamed.map_err(|e| match e {
         Errno::EXIST if policy != Overwrite::Always => in_the_way(),
         Errno::NOTEMPTY | Errno::EXIST => ExportError::new("a directory that is not empty is in its place"),
+        Errno::PERM if is_locked(parent, name) => {
+            ExportError::new("what is in its place is immutable or append-only (chattr -i -a)")
+        }
         e => failed("rename", e),
     })
+}
+
+fn is_locked(parent: &Parent, name: &[u8]) -> bool {
+    let found = statx(&parent.fd, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::TYPE);
+    let locks = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+    found.is_ok_and(|found| found.stx_attributes.intersects(locks))
 }
 
 /// Names that nobody else uses: `.plakar-`, a random number of this restore, a counter.

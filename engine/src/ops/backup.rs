@@ -103,7 +103,8 @@ pub async fn backup(
     }
     let begun = Instant::now();
     let run = Run::begin(repository, &snapshot.host, "backup", cancel.clone()).await?;
-    let done = async {
+    // On the heap: whoever waits for a backup need not have room for all its stages.
+    let done = Box::pin(async {
         let previous = Previous::find(&run, &snapshot, options.parent).await?;
         if let Some(totals) = previous.totals() {
             monitor.event(Event::Total { entries: totals.entries(), bytes: totals.bytes });
@@ -126,7 +127,7 @@ pub async fn backup(
         let files_read = assembly.files_read.load(Ordering::Relaxed);
         let (written_bytes, idle_patterns) = (run.added_bytes(), excludes.without_effect());
         Ok(BackupReport { snapshot, errors, files_read, written_bytes, idle_patterns })
-    };
+    });
     let done = done.await;
     if done.is_err() {
         run.abandon().await;

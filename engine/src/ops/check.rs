@@ -122,6 +122,7 @@ pub async fn check(
     let bytes = starts.iter().map(|(.., e)| e.directory().map_or(e.meta.size, |(_, s)| s.bytes)).max();
     check.monitor.event(Event::Total { entries: 0, bytes: bytes.unwrap_or(0) });
     for (snapshot, path, entry) in &starts {
+        check.monitor.event(Event::Snapshot { id: snapshot.id });
         check.walk(entry.clone(), path.clone()).await?;
         if path == b"/"
             && let Err(e) = check.vfs.owners(snapshot).await

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::Cancel;
 use crate::error::{Error, Result};
-use crate::exporter::{Attributes, ExportError, Exporter, Made};
+use crate::exporter::{ExportError, Exporter, Made};
 use crate::monitor::{Event, Monitor};
 use crate::repository::Repository;
 use crate::repository::blocking;
@@ -279,8 +279,7 @@ impl Job {
     fn finish_directories(&self, finished: Vec<Finished>) -> Result<()> {
         for Finished { trail, entry } in finished {
             let path = trail.path(b"");
-            let attributes = Attributes { meta: &entry.meta, xattrs: &entry.xattrs };
-            match self.target.finish_directory(&path, attributes) {
+            match self.target.finish_directory(&path, (&entry).into()) {
                 Ok(missing) => self.incomplete(&path, &missing),
                 Err(e) => self.entry_failed(&path, e)?,
             }

@@ -23,6 +23,8 @@ use crate::wire::WireError;
 pub struct CreateOptions {
     /// Without compression.
     pub no_compression: bool,
+    /// What the user calls the first key.
+    pub label: String,
     /// The cost of the passphrase slot; RFC 9106's second choice if `None`.
     pub kdf: Option<KdfParams>,
     /// Other chunk sizes.
@@ -54,7 +56,7 @@ pub async fn create(
             let keys = Keyring::sealed(config.store, Secret::new(crate::random_bytes()));
             let bytes = config.encode(&keys);
             let kdf = options.kdf.clone().unwrap_or_else(KdfParams::recommended);
-            let slot = KeySlot::new(&keys, secret, kdf, "", now_ns(), bytes.clone())
+            let slot = KeySlot::new(&keys, secret, kdf, &options.label, now_ns(), bytes.clone())
                 .map_err(|e| Error::Usage(e.to_string()))?;
             (bytes, (slot.id, slot.encode()))
         }
@@ -155,6 +157,11 @@ impl Probe {
     /// The key slots.
     pub fn slots(&self) -> &[KeySlot] {
         &self.slots
+    }
+
+    /// The key slot that a secret opens, if any does. Takes the time of opening a store.
+    pub fn slot_of(&self, secret: &UserSecret) -> Option<&KeySlot> {
+        self.open_slot(secret).ok().map(|(slot, _)| slot)
     }
 
     /// Where the store is.

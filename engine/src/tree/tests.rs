@@ -20,10 +20,12 @@ fn file(name: &[u8], size: u64) -> Entry {
             mtime: Timestamp { sec: -5, nsec: 9 },
             size,
             rdev: (0, 0),
+            born: None,
         },
         detail: Detail::Regular(Contents { items, data_bytes: size, ..Contents::default() }),
         xattrs: vec![],
         links: None,
+        flags: Default::default(),
         error: None,
         extra: None,
     }
@@ -31,7 +33,16 @@ fn file(name: &[u8], size: u64) -> Entry {
 
 fn plain(name: &[u8], kind: Kind, detail: Detail) -> Entry {
     let meta = Metadata { kind, ..Metadata::directory(0o755) };
-    Entry { name: name.to_vec(), meta, detail, xattrs: vec![], links: None, error: None, extra: None }
+    Entry {
+        name: name.to_vec(),
+        meta,
+        detail,
+        xattrs: vec![],
+        links: None,
+        flags: Default::default(),
+        error: None,
+        extra: None,
+    }
 }
 
 #[derive(Default)]
@@ -191,6 +202,42 @@ fn owners_round_trip() {
     owners.users.insert(0, "root".into());
     owners.groups.insert(u32::MAX, "ö".into());
     assert_eq!(Owners::decode(&owners.encode()), Ok(owners));
+}
+
+#[test]
+fn what_stat_does_not_say_stands_in_extra_fields() {
+    let born = Some(Timestamp { sec: -5, nsec: 999_999_999 });
+    let flags = InodeFlags { bits: InodeFlags::IMMUTABLE | 0x80_0000, project: 77 };
+    let with = |born, flags, extra: Option<&[u8]>| {
+        let plain = file(b"f", 5);
+        let meta = Metadata { born, ..plain.meta.clone() };
+        Entry { meta, flags, extra: extra.map(Into::into), ..plain }
+    };
+    let mut future = Vec::new();
+    future.put_field(8, b"later");
+    let entries = [
+        with(None, InodeFlags::default(), None),
+        with(born, InodeFlags::default(), None),
+        with(None, flags, None),
+        with(born, flags, Some(&future)),
+    ];
+    for entry in entries {
+        let mut blobs = Blobs::default();
+        let id = blobs.build(std::slice::from_ref(&entry));
+        assert_eq!(blobs.read(id), [entry]);
+    }
+    // Twice, or with more in it than there is: refused, since it could not be written again as it is.
+    let refused = |fields: &[(u64, &[u8])]| {
+        let mut extra = Vec::new();
+        fields.iter().for_each(|(tag, value)| extra.put_field(*tag, value));
+        let mut blobs = Blobs::default();
+        let id = blobs.build(&[with(None, InodeFlags::default(), Some(&extra))]);
+        matches!(Directory::decode(&blobs.0[&id]), Err(WireError::Malformed(_) | WireError::Trailing))
+    };
+    assert!(refused(&[(4, &[1]), (4, &[2])]));
+    assert!(refused(&[(4, &[1, 1])]));
+    assert!(refused(&[(0, &[])]));
+    assert!(!refused(&[(4, &[1]), (6, &[2])]));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The attributes are given when asked for by name and never listed, or copies would carry them along:
-//! `user.plakar.snapshot`, `.path`, `.blobs`, `.size`, `.verified`.
+//! `user.plakar.snapshot`, `.path`, `.born`, `.blobs`, `.verified`.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ use super::tree::Dir;
 use crate::cache::FrameCounts;
 use crate::error::FsError;
 use crate::view::{Folder, HIDDEN, Item, Shown, Target, Text, View, cookie_of, cookie_of_name, timestamp};
+use crate::words;
 
 /// The directory.
 pub(super) const FOLDER: &[u8] = HIDDEN;
@@ -194,6 +195,10 @@ impl SnapshotFs {
             (b"snapshot", _) => dir.tree.snapshot.id.to_string().into_bytes(),
             (b"path", Some(entry)) => dir.path_of(&entry.name),
             (b"path", None) => dir.path(),
+            (b"born", _) => {
+                let born = entry.as_ref().unwrap_or(&dir.entry).meta.born?;
+                words::time(born).into_bytes()
+            }
             (b"blobs", Some(entry)) => match self.blobs(&dir, entry).await {
                 Ok(blobs) => blobs,
                 Err(e) => return Some(Err(e)),
@@ -238,12 +243,13 @@ impl SnapshotFs {
         while at < entry.meta.size {
             let end = (at + STEP).min(entry.meta.size);
             let mut pieces = vfs.pieces(contents, at..end);
-            while let Some(piece) = self.within(dir, Some(&entry.name), pieces.next()).await? {
+            while let Some(piece) = self.request(self.within(dir, Some(&entry.name), pieces.next())).await? {
                 // Reading a whole blob compares it with its id.
                 let (begins_here, Some(id)) = (piece.start >= at, piece.extent.id) else { continue };
                 if begins_here {
                     let whole = vfs.blob(plakar_engine::crypto::Class::Data, id, Purpose::OnDemand);
-                    self.within(dir, Some(&entry.name), whole).await?;
+                    // However long all of them take: that is what was asked for.
+                    self.request(self.within(dir, Some(&entry.name), whole)).await?;
                 }
             }
             at = end;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use plakar_engine::meta::InodeFlags;
 use plakar_engine::repository::reader::Purpose;
 use plakar_engine::tree::{Detail, Entry, Extent};
 
@@ -146,10 +147,21 @@ impl SnapshotFs {
         self.made_xattr(&self.inode(ino).await?, name).await.unwrap_or(Err(FsError::NoAttribute))
     }
 
+    /// Inode flags and project.
+    pub async fn flags(&self, ino: u64) -> Result<InodeFlags, FsError> {
+        self.activity.attributes.one();
+        self.recorded(ino, |e| e.flags).await
+    }
+
     async fn xattrs_of<T: Default>(&self, ino: u64, of: impl FnOnce(&Entry) -> T) -> Result<T, FsError> {
         if !self.xattrs {
             return Err(FsError::Unsupported);
         }
+        self.recorded(ino, of).await
+    }
+
+    /// Something of what was recorded; nothing of what is made by the mount.
+    async fn recorded<T: Default>(&self, ino: u64, of: impl FnOnce(&Entry) -> T) -> Result<T, FsError> {
         match self.inode(ino).await? {
             Inode::Directory(dir) => Ok(of(&dir.entry)),
             Inode::Leaf(dir, position) => {

@@ -7,18 +7,22 @@ use std::time::SystemTime;
 
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use plakar_engine::meta::Kind;
 
 use super::convert::{attributes, errno, no_entry};
-use super::{FOR_EVER, Fuse, MAX_BACKGROUND, MAX_REQUEST, NOT_AT_ALL, lifetime, name_lifetime, send_xattr};
+use super::{
+    FOR_EVER, Fuse, MAX_BACKGROUND, MAX_REQUEST, NOT_AT_ALL, flags, lifetime, name_lifetime, send_xattr,
+};
 use crate::error::FsError;
 use crate::fs::{Holds, Lookup, Seek};
 
+/// Bytes of the longest answer to an ioctl: a page.
+const MOST_ANSWERED: u32 = 4096;
 /// The longest name that programs are told to use.
 const NAME_MAX: u32 = 255;
 
@@ -208,6 +212,28 @@ impl Filesystem for Fuse {
             Ok(names.into_iter().flat_map(|name| name.into_iter().chain([0])).collect())
         };
         self.answer(work, move |names| send_xattr(reply, size, names));
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        command: u32,
+        _input: &[u8],
+        answer: u32,
+        reply: ReplyIoctl,
+    ) {
+        // The kernel makes ENOTTY of this, as for every file system that does not know a call.
+        if !flags::is_asked_by(command) || answer > MOST_ANSWERED {
+            return reply.error(errno(FsError::Unsupported));
+        }
+        let fs = self.fs.clone();
+        self.answer(async move { fs.flags(ino.0).await }, move |found| match found {
+            Ok(found) => reply.ioctl(0, &flags::answer(command, found, answer)),
+            Err(e) => reply.error(errno(e)),
+        });
     }
 
     // The kernel knows that the mount is read-only and refuses most changes itself. What comes here all the same gets

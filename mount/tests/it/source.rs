@@ -34,7 +34,7 @@ pub(crate) enum What {
 
 fn meta(kind: Kind, mode: u32, size: u64) -> Metadata {
     let mtime = Timestamp { sec: 1_700_000_000, nsec: 123_456_789 };
-    Metadata { kind, mode, uid: 1000, gid: 1001, mtime, size, rdev: (0, 0) }
+    Metadata { kind, mode, uid: 1000, gid: 1001, mtime, size, rdev: (0, 0), born: None }
 }
 
 impl Node {

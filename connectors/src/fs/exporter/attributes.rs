@@ -2,13 +2,14 @@
 //!
 //! Changing the owner clears set-uid, set-gid and capabilities, so it comes first. `user.` attributes need the write
 //! permission that the recorded mode may not have, so they come before the mode. An ACL sets the mode's group bits,
-//! so it comes after the mode. Each of these changes times, which come last.
+//! so it comes after the mode. Each of these changes times, which come after all of them, and before what forbids to
+//! change anything: inode flags.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use plakar_engine::exporter::{Attributes, ExportError};
-use plakar_engine::meta::{Kind, Metadata, Xattr};
+use plakar_engine::meta::{InodeFlags, Kind, Metadata, Xattr};
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown,
     fstat, futimens, openat, statat, utimensat,
@@ -17,8 +18,8 @@ use rustix::io::{Errno, Result};
 
 use super::parents::{Beginning, Parent};
 use super::{FsExportOptions, failed};
-use crate::fs::stat;
 use crate::fs::xattr::{ACL_ACCESS, ACL_DEFAULT, Subject, path_in};
+use crate::fs::{flags, stat};
 
 const CAPABILITIES: &[u8] = b"security.capability";
 const SET_ID: u32 = 0o6000;
@@ -174,6 +175,20 @@ impl Setter {
         };
         if let Err(e) = object.set_times(&times) {
             note("modification time", e);
+        }
+        if let Object::Open { fd, .. } | Object::NewFile { fd, .. } = object {
+            let project = if self.options.permissions { attributes.flags.project } else { 0 };
+            flags::set(fd, InodeFlags { project, ..attributes.flags }, &mut note);
+        }
+        refused
+    }
+
+    /// Sets what forbids every further change; nothing comes after it.
+    pub(super) fn lock(self, fd: BorrowedFd<'_>, attributes: Attributes<'_>) -> Vec<String> {
+        let mut refused = Vec::new();
+        if self.options.permissions {
+            let note = |what: &str, e| refused.push(format!("{what}: {}", io::Error::from(e)));
+            flags::set_locks(fd, attributes.flags, note);
         }
         refused
     }

@@ -69,9 +69,10 @@ impl ExportFile for FsExportFile {
         }
         let Place { parent, temporary, name } = &self.place;
         let object = Object::new_file(self.fd.as_fd(), parent, self.beginning);
-        let refused = self.setter.set(&object, attributes);
+        let mut refused = self.setter.set(&object, attributes);
         replace(parent, temporary, name, self.overwrite)?;
         self.placed = true;
+        refused.extend(self.setter.lock(self.fd.as_fd(), attributes));
         Ok(refused)
     }
 }

@@ -9,8 +9,8 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat, openat, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::parents::Parent;
-use crate::fs::stat;
 use crate::fs::xattr::{Subject, path_in};
+use crate::fs::{flags, stat};
 
 /// Bytes compared at once.
 const SOME: usize = 64 << 10;
@@ -36,7 +36,8 @@ pub(super) fn is_same(a: &Parent, a_name: &[u8], b: &Parent, b_name: &[u8]) -> R
         Some(Kind::Symlink) => Ok(target(a, a_name)? == target(b, b_name)?),
         Some(Kind::Regular) => {
             let to_errno = |e: io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-            same_contents(&mut open(a, a_name)?, &mut open(b, b_name)?).map_err(to_errno)
+            let (mut a, mut b) = (open(a, a_name)?, open(b, b_name)?);
+            Ok(flags::read(&a)? == flags::read(&b)? && same_contents(&mut a, &mut b).map_err(to_errno)?)
         }
         _ => Ok(false),
     }

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use plakar_engine::importer::{
     ImportError, LeftOut, Listed, Listing, SourceDirectory, SourceEntry, SourceFile, Stamp,
 };
-use plakar_engine::meta::{Kind, Xattr};
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, fstat, openat, readlinkat, seek, statat};
+use plakar_engine::meta::{InodeFlags, Kind, Xattr};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, fstat, makedev, openat, readlinkat, seek, statx};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::path::Arg;
 
@@ -19,8 +19,8 @@ use super::Source;
 use super::file::FsFile;
 use super::mounts::Mount;
 use super::volume::Volume;
-use crate::fs::stat;
 use crate::fs::xattr::{Subject, path_in};
+use crate::fs::{flags, stat};
 
 /// Room for the names of one reading call: some thousand at a time.
 const NAMES_BUFFER: usize = 128 << 10;
@@ -50,13 +50,14 @@ pub(super) fn open(directory: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Res
 /// Looks at a name, not at what a symlink points to. The entry has no name yet, and what its stamp says of the file
 /// system is not known.
 pub(super) fn examine(directory: BorrowedFd<'_>, name: impl Arg + Copy) -> Result<SourceEntry, ImportError> {
-    let stat = retry_on_intr(|| statat(directory, name, AtFlags::SYMLINK_NOFOLLOW));
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let stat = retry_on_intr(|| statx(directory, name, flags, stat::WANTED));
     let stat = stat.map_err(|e| failed("stat", e))?;
     let meta = stat::metadata(&stat).ok_or_else(|| ImportError::new("of an unknown kind"))?;
     let target = match meta.kind {
         Kind::Symlink => {
             // One call when the size is right; the buffer grows for those file systems where it is not.
-            let room = || Vec::with_capacity(stat.st_size as usize + 1);
+            let room = || Vec::with_capacity(stat.stx_size as usize + 1);
             let target = retry_on_intr(|| readlinkat(directory, name, room()));
             Some(target.map_err(|e| failed("read link", e))?.into_bytes())
         }
@@ -64,10 +65,10 @@ pub(super) fn examine(directory: BorrowedFd<'_>, name: impl Arg + Copy) -> Resul
     };
     Ok(SourceEntry {
         name: Vec::new(),
-        stamp: Stamp { ctime_ns: stat::ctime_ns(&stat), inode: stat.st_ino, volume: 0 },
-        file: (stat.st_dev, stat.st_ino),
-        links: stat.st_nlink,
-        sparse: meta.kind == Kind::Regular && (stat.st_blocks as u64).saturating_mul(512) < meta.size,
+        stamp: Stamp { ctime_ns: stat::ctime_ns(&stat), inode: stat.stx_ino, volume: 0 },
+        file: (makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino),
+        links: stat.stx_nlink.into(),
+        sparse: meta.kind == Kind::Regular && stat.stx_blocks.saturating_mul(512) < meta.size,
         target,
         left_out: None,
         meta,
@@ -186,6 +187,15 @@ impl SourceDirectory for FsDirectory {
             return Ok(Vec::new());
         }
         self.attributes(Subject::Open(self.fd.as_fd()))
+    }
+
+    fn flags(&self, name: &[u8]) -> Result<InodeFlags, ImportError> {
+        let file = open(self.fd.as_fd(), name, OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        flags::read(&file).map_err(|e| failed("inode flags", e))
+    }
+
+    fn own_flags(&self) -> Result<InodeFlags, ImportError> {
+        flags::read(&self.fd).map_err(|e| failed("inode flags", e))
     }
 }
 

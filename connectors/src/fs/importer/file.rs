@@ -4,12 +4,12 @@ use std::io::IoSliceMut;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use plakar_engine::importer::{ImportError, SourceFile};
-use plakar_engine::meta::{Kind, Metadata};
-use rustix::fs::{Advice, OFlags, SeekFrom, fadvise, fstat, fstatfs, seek};
+use plakar_engine::meta::{InodeFlags, Kind, Metadata};
+use rustix::fs::{Advice, AtFlags, OFlags, SeekFrom, fadvise, fstatfs, seek, statx};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, read};
 
 use super::directory::{failed, open};
-use crate::fs::stat;
+use crate::fs::{flags, stat};
 
 /// From this size on the kernel is told that all of it will be read, and reads further ahead.
 const WORTH_ADVICE: u64 = 1 << 20;
@@ -120,9 +120,14 @@ impl SourceFile for FsFile {
     }
 
     fn now(&self) -> Result<(Metadata, i64), ImportError> {
-        let stat = fstat(&self.fd).map_err(|e| failed("stat", e))?;
+        let stat = statx(&self.fd, c"", AtFlags::EMPTY_PATH, stat::WANTED);
+        let stat = stat.map_err(|e| failed("stat", e))?;
         let meta = stat::metadata(&stat).ok_or_else(|| ImportError::new("of an unknown kind"))?;
         Ok((meta, stat::ctime_ns(&stat)))
+    }
+
+    fn flags(&self) -> Result<InodeFlags, ImportError> {
+        flags::read(&self.fd).map_err(|e| failed("inode flags", e))
     }
 
     fn is_made_up(&self) -> bool {

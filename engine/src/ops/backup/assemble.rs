@@ -145,6 +145,7 @@ impl Assembly {
             detail,
             xattrs: vec![],
             links,
+            flags: Default::default(),
             error: None,
             extra: None,
         }
@@ -160,6 +161,7 @@ pub(super) fn missing(name: &[u8], e: &ImportError) -> Entry {
         detail: Detail::Missing,
         xattrs: vec![],
         links: None,
+        flags: Default::default(),
         error: Some(e.to_string()),
         extra: None,
     }

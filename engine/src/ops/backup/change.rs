@@ -66,7 +66,8 @@ pub(super) fn compare(
     let same_group = then.links.map(|l| l.group) == group;
     let (a, b) = (&then.meta, &now.meta);
     let same_attributes = (a.mode, a.uid, a.gid) == (b.mode, b.uid, b.gid) && same_links;
-    let alike = same_attributes && same_group && same_mtime;
+    // A birth time tells nothing, but is to be right.
+    let alike = same_attributes && same_group && same_mtime && a.born == b.born;
     let Some(stamp) = then_stamp else {
         return if alike { Verdict::Same } else { Verdict::Contents };
     };
@@ -125,7 +126,16 @@ mod tests {
         let mtime = Timestamp { sec: 5, nsec: 0 };
         let meta = Metadata { kind: Kind::Regular, mode: 0o644, size: 9, mtime, ..Metadata::directory(0) };
         let detail = Detail::Regular(Contents::default());
-        Entry { name: b"f".to_vec(), meta, detail, xattrs: vec![], links: None, error: None, extra: None }
+        Entry {
+            name: b"f".to_vec(),
+            meta,
+            detail,
+            xattrs: vec![],
+            links: None,
+            flags: Default::default(),
+            error: None,
+            extra: None,
+        }
     }
 
     fn now() -> SourceEntry {

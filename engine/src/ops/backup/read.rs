@@ -13,7 +13,7 @@ use super::order::{Batch, Order};
 use crate::crypto::Class;
 use crate::error::Result;
 use crate::importer::{ImportError, SourceDirectory, SourceEntry, SourceFile};
-use crate::meta::{Metadata, Xattr};
+use crate::meta::{InodeFlags, Metadata, Xattr};
 use crate::monitor::Event;
 use crate::repository::writer::Framer;
 use crate::tree::{Contents, Detail, Extent, xattrs_fit};
@@ -132,6 +132,22 @@ pub(super) fn usable_xattrs(
     Vec::new()
 }
 
+/// Inode flags; that they cannot be read is reported.
+pub(super) fn usable_flags(
+    assembly: &Assembly,
+    path: &[u8],
+    read: Result<InodeFlags, ImportError>,
+    error: &mut Option<String>,
+) -> InodeFlags {
+    read.unwrap_or_else(|e| {
+        if !e.is_vanished() {
+            assembly.report(path, &e.to_string());
+            *error = Some(e.to_string());
+        }
+        InodeFlags::default()
+    })
+}
+
 /// A reader's life.
 pub(super) fn read(
     assembly: &Assembly,
@@ -211,6 +227,7 @@ impl Reader<'_> {
                 self.assembly.files_read.fetch_add(1, Ordering::Relaxed);
                 let xattrs = handle.xattrs(&now.name);
                 entry.xattrs = usable_xattrs(self.assembly, &path, xattrs, &mut entry.error);
+                entry.flags = usable_flags(self.assembly, &path, file.flags(), &mut entry.error);
             }
             Err(e) => {
                 let reason = if e.is_vanished() {

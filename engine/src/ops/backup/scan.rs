@@ -9,11 +9,11 @@ use super::ahead::{Ahead, Entries, Job, Opened};
 use super::assemble::{Assembly, Begin, Directory, Page, Slot, missing};
 use super::compare::{Beside, Found};
 use super::exclude::Excludes;
-use super::read::{FileTask, Unit};
+use super::read::{FileTask, Unit, usable_flags, usable_xattrs};
 use crate::error::{Error, Result};
 use crate::id::BlobId;
 use crate::importer::{ImportError, LeftOut, SourceDirectory, SourceEntry, Stamp};
-use crate::meta::{Kind, Metadata};
+use crate::meta::{InodeFlags, Kind, Metadata, Xattr};
 use crate::monitor::{Event, Monitor};
 use crate::trail::Trail;
 use crate::tree::{Detail, Entry};
@@ -160,7 +160,7 @@ impl Walk<'_> {
             What::Way(way) => return self.way(Begin { parent, trail, own }, &path, previous, way),
             What::Empty => return self.empty(Begin { parent, trail, own }),
             What::Root => assembly.source.directory(&path).and_then(|handle| {
-                own.xattrs = self.xattrs(&path, handle.own_xattrs(), &mut own.error);
+                self.attributes(&path, &mut own, handle.own_xattrs(), handle.own_flags());
                 self.ahead.list(handle, &trail, previous)
             }),
             What::Below(job) => self.ahead.take(&job),
@@ -196,6 +196,7 @@ impl Walk<'_> {
         let mut begin = begin;
         if let Ok(d) = source.directory(path) {
             begin.own.xattrs = d.own_xattrs().unwrap_or_default();
+            begin.own.flags = d.own_flags().unwrap_or_default();
         }
         let mut before = assembly.previous.directory(path, previous);
         // Asked for in the order of names.
@@ -296,17 +297,19 @@ impl Walk<'_> {
                 }
                 Found::Directory { now, was, untouched } => {
                     let node = was.as_ref().and_then(Entry::directory).map(|(node, _)| node);
-                    let xattrs = was.as_ref().filter(|_| untouched).map(|was| was.xattrs.clone());
+                    let attributes =
+                        was.as_ref().filter(|_| untouched).map(|was| (was.xattrs.clone(), was.flags));
                     let extra = was.as_ref().and_then(|was| was.extra.clone());
                     let stamp = now.stamp;
-                    directories.push((slots.len(), now, node, xattrs, extra));
+                    directories.push((slots.len(), now, node, attributes, extra));
                     slots.push(Slot { entry: None, expected: was.map(Box::new), stamp });
                 }
                 Found::Contents(now, was) => {
                     directory.is_changed();
                     let mut entry = assembly.entry(&now, was.detail);
                     entry.extra = was.extra;
-                    entry.xattrs = self.xattrs(&at, opened.handle.xattrs(&now.name), &mut entry.error);
+                    let handle = &opened.handle;
+                    self.attributes(&at, &mut entry, handle.xattrs(&now.name), handle.flags(&now.name));
                     assembly.monitor.event(Event::Entry { path: &at, bytes: entry.meta.size });
                     slots.push(Slot { entry: Some(entry), expected: None, stamp: now.stamp });
                 }
@@ -332,15 +335,15 @@ impl Walk<'_> {
             self.changed(&page, &opened.handle, slot, now)?;
         }
         let mut todo = VecDeque::with_capacity(directories.len());
-        for (slot, now, previous, xattrs, extra) in directories {
+        for (slot, now, previous, attributes, extra) in directories {
             let mut own = Entry { extra, ..self.own_entry(&now) };
-            own.xattrs = match xattrs {
-                Some(xattrs) => xattrs,
+            match attributes {
+                Some((xattrs, flags)) => (own.xattrs, own.flags) = (xattrs, flags),
                 None => {
-                    let at = directory.path_of(&now.name);
-                    self.xattrs(&at, opened.handle.xattrs(&now.name), &mut own.error)
+                    let (at, handle) = (directory.path_of(&now.name), &opened.handle);
+                    self.attributes(&at, &mut own, handle.xattrs(&now.name), handle.flags(&now.name));
                 }
-            };
+            }
             let what = match opened.below(&now.name) {
                 Some(job) => What::Below(job),
                 None if now.left_out.is_some() => {
@@ -380,18 +383,21 @@ impl Walk<'_> {
             None => Detail::Special,
         };
         let mut entry = self.assembly.entry(&now, detail);
-        entry.xattrs = self.xattrs(&path, handle.xattrs(&now.name), &mut entry.error);
+        self.attributes(&path, &mut entry, handle.xattrs(&now.name), Ok(InodeFlags::default()));
         self.assembly.monitor.event(Event::Entry { path: &path, bytes: 0 });
         page.fill(self.assembly, slot, entry)
     }
 
-    fn xattrs(
+    /// Puts into an entry what was read of it beside its metadata.
+    fn attributes(
         &self,
         path: &[u8],
-        read: Result<Vec<crate::meta::Xattr>, ImportError>,
-        error: &mut Option<String>,
-    ) -> Vec<crate::meta::Xattr> {
-        super::read::usable_xattrs(self.assembly, path, read, error)
+        entry: &mut Entry,
+        xattrs: Result<Vec<Xattr>, ImportError>,
+        flags: Result<InodeFlags, ImportError>,
+    ) {
+        entry.xattrs = usable_xattrs(self.assembly, path, xattrs, &mut entry.error);
+        entry.flags = usable_flags(self.assembly, path, flags, &mut entry.error);
     }
 
     fn hand_out(&mut self) -> Result<()> {

@@ -13,7 +13,7 @@ use super::{Job, add};
 use crate::error::{Error, Result};
 use crate::exporter::{Attributes, ExportFile};
 use crate::id::BlobId;
-use crate::meta::{Metadata, Xattr};
+use crate::meta::{InodeFlags, Metadata, Xattr};
 use crate::monitor::Event;
 use crate::ops::gather::{self, News, Wanted};
 use crate::repository::reader::Origin;
@@ -32,6 +32,7 @@ pub(super) struct File {
     name: Box<[u8]>,
     meta: Metadata,
     xattrs: Vec<Xattr>,
+    flags: InodeFlags,
     /// What was not right when it was backed up.
     error: Option<Box<str>>,
     /// Pieces still to be written, and one until all of them were told.
@@ -63,7 +64,7 @@ impl File {
     }
 
     fn attributes(&self) -> Attributes<'_> {
-        Attributes { meta: &self.meta, xattrs: &self.xattrs }
+        Attributes { meta: &self.meta, xattrs: &self.xattrs, flags: self.flags }
     }
 }
 
@@ -149,7 +150,7 @@ impl Job {
         among: Among,
         draft: &mut Draft,
     ) -> Result<Option<LongFile>> {
-        let Entry { name, meta, detail: Detail::Regular(contents), xattrs, error, .. } = entry else {
+        let Entry { name, meta, detail: Detail::Regular(contents), xattrs, flags, error, .. } = entry else {
             return Err(Error::Bug("a file without contents"));
         };
         let size = meta.size;
@@ -158,6 +159,7 @@ impl Job {
             name: name.into(),
             meta,
             xattrs,
+            flags,
             error: error.map(String::into_boxed_str),
             pending: AtomicUsize::new(1),
             state: RwLock::new(FileState::New),

@@ -91,6 +91,7 @@ fn digest(entry: &Entry) -> [u8; 16] {
         detail: entry.detail.clone(),
         xattrs: Vec::new(),
         links: None,
+        flags: entry.flags,
         error: None,
         extra: None,
     };
@@ -108,7 +109,16 @@ mod tests {
         let meta = Metadata { kind: Kind::Regular, ..Metadata::directory(mode) };
         let links = Some(Links { group: 7, count: 3 });
         let detail = Detail::Regular(Contents::default());
-        Entry { name: name.into(), meta, detail, xattrs: vec![], links, error: None, extra: None }
+        Entry {
+            name: name.into(),
+            meta,
+            detail,
+            xattrs: vec![],
+            links,
+            flags: Default::default(),
+            error: None,
+            extra: None,
+        }
     }
 
     #[test]

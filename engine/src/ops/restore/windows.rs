@@ -9,7 +9,7 @@ use super::fill::{Among, Draft, LongFile, Plan};
 use super::links::{Fate, Name};
 use super::{Job, add};
 use crate::error::Result;
-use crate::exporter::{Attributes, Made};
+use crate::exporter::Made;
 use crate::monitor::Event;
 use crate::repository::report;
 use crate::trail::Trail;
@@ -167,7 +167,7 @@ impl Gatherer {
 
     fn enter(&mut self, entry: &Entry) -> Result<()> {
         let (job, path) = (&self.job, self.walk.path());
-        let made = job.target.make_directory(path);
+        let made = job.target.make_directory(path, entry.flags);
         self.made.push(matches!(made, Ok(Made::Yes)));
         job.recorded(path, entry.error.as_deref());
         match made {
@@ -189,8 +189,7 @@ impl Job {
             Detail::Symlink(target) => Some(target.as_slice()),
             _ => None,
         };
-        let attributes = Attributes { meta: &entry.meta, xattrs: &entry.xattrs };
-        match self.target.make_special(path, target, attributes) {
+        match self.target.make_special(path, target, entry.into()) {
             Ok((Made::Yes, missing)) => {
                 group.into_iter().for_each(|group| self.names.settle(group, Fate::Made));
                 add(&self.counts.others, 1);
