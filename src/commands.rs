@@ -22,8 +22,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use plakar_engine::cancel::Cancel;
 use plakar_engine::error::Error;
-use plakar_engine::ops::Cancel;
 use plakar_engine::repository::Repository;
 use plakar_engine::repository::catalog::Catalog;
 use plakar_engine::repository::recent::RecentFrames;
@@ -214,7 +214,7 @@ fn report_broken(context: &AppContext, catalog: &Catalog) -> bool {
 
 /// An error and its causes on one line, without the name of the object that stands beside it.
 fn why(name: &str, e: &Error) -> String {
-    let text = plakar_engine::repository::report(e);
+    let text = plakar_engine::error::report(e);
     match text.strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')) {
         Some(rest) => rest.to_owned(),
         None => text,

@@ -1,6 +1,7 @@
 //! The packages depend on each other in one direction only.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 /// Package, and which of ours it may use.
@@ -26,6 +27,79 @@ const OWNED: [(&str, &str); 12] = [
     ("ring", "plakar-engine"),
     ("uzers", "plakar-connectors"),
 ];
+
+/// The engine's modules, each using only those before it.
+const RINGS: [&str; 29] = [
+    "id",
+    "wire",
+    "crypto",
+    "chunker",
+    "meta",
+    "storage",
+    "object",
+    "config",
+    "keyslot",
+    "frame",
+    "tree",
+    "packfile",
+    "state",
+    "snapshot",
+    "removal",
+    "importer",
+    "exporter",
+    "error",
+    "monitor",
+    "cancel",
+    "blocking",
+    "frame_source",
+    "trail",
+    "cache",
+    "repository",
+    "vfs",
+    "walk",
+    "select",
+    "ops",
+];
+
+/// Every source below a directory, with the module at the top that it belongs to.
+fn sources(directory: &Path) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut todo = vec![directory.to_path_buf()];
+    while let Some(next) = todo.pop() {
+        for entry in std::fs::read_dir(next).unwrap().map(|e| e.unwrap()) {
+            let path = entry.path();
+            if path.is_dir() {
+                todo.push(path);
+                continue;
+            }
+            let inside = path.strip_prefix(directory).unwrap().to_str().unwrap();
+            let module = inside.split('/').next().unwrap().trim_end_matches(".rs").to_owned();
+            if !inside.ends_with("tests.rs") {
+                found.push((module, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_engines_rings_use_only_those_inside_them() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("engine/src");
+    let rank = |module: &str| RINGS.iter().position(|m| *m == module);
+    let sources = sources(&source);
+    assert!(sources.len() > 60, "{}", sources.len());
+    for (module, text) in sources.iter().filter(|(m, _)| !matches!(m.as_str(), "lib" | "testing")) {
+        let own = rank(module).unwrap_or_else(|| panic!("{module} has no place among the rings"));
+        let (ships, _tests) = text.split_once("#[cfg(test)]").unwrap_or((text, ""));
+        let code = ships.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for used in code.flat_map(|line| line.split("crate::").skip(1)) {
+            let name: String = used.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            if let Some(other) = rank(&name) {
+                assert!(other <= own, "{module} must not use {name}");
+            }
+        }
+    }
+}
 
 #[test]
 fn packages_depend_downwards_only() {

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use plakar_engine::crypto::secret::Secret;
 use plakar_engine::crypto::{Class, Keyring};
 use plakar_engine::frame::{Codec, FrameRecord};
+use plakar_engine::frame_source::{FrameKey, FrameRef};
 use plakar_engine::id::{ObjectId, StoreId};
-use plakar_engine::repository::reader::{FrameKey, FrameRef, plan};
+use plakar_engine::repository::reader::plan;
 
 use super::input::Numbers;
 use super::table::{Amount, Bench};

@@ -5,12 +5,12 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 
+use plakar_engine::cancel::Cancel;
 use plakar_engine::crypto::Class;
+use plakar_engine::frame_source::Purpose;
 use plakar_engine::id::BlobId;
 use plakar_engine::meta::{Kind, Metadata, Timestamp};
-use plakar_engine::ops::Cancel;
 use plakar_engine::repository::Repository;
-use plakar_engine::repository::reader::Purpose;
 use plakar_engine::repository::recent::RecentFrames;
 use plakar_engine::repository::writer::Run;
 use plakar_engine::storage::Store;

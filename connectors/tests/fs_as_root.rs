@@ -11,7 +11,7 @@ use std::sync::Arc;
 use plakar_connectors::fs::{FsExportOptions, FsExporter, FsImportOptions, FsImporter, FsStore};
 use plakar_engine::exporter::{Attributes, Exporter, Made, Overwrite};
 use plakar_engine::id::ObjectId;
-use plakar_engine::importer::{ImportError, Importer, Listed, SourceDirectory, SourceEntry};
+use plakar_engine::importer::{ImportError, Importer, ListedName, SourceDirectory, SourceEntry};
 use plakar_engine::meta::{InodeFlags, Kind, Metadata, Timestamp, Xattr};
 use plakar_engine::storage::{Area, ObjectName, StoreErrorKind, put_bytes};
 use rustix::fs::{Gid, Uid, XattrFlags};
@@ -73,7 +73,7 @@ fn restore(exporter: &FsExporter, path: &str, meta: &Metadata, xattrs: &[Xattr])
 }
 
 /// All that is in a directory.
-fn list(directory: &Arc<dyn SourceDirectory>) -> Result<Vec<Listed>, ImportError> {
+fn list(directory: &Arc<dyn SourceDirectory>) -> Result<Vec<ListedName>, ImportError> {
     directory.clone().list()?.more(usize::MAX)
 }
 

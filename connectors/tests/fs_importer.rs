@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use plakar_connectors::fs::{FsImportOptions, FsImporter};
-use plakar_engine::importer::{ImportError, Importer, Listed, SourceDirectory, SourceEntry, SourceFile};
+use plakar_engine::importer::{ImportError, Importer, ListedName, SourceDirectory, SourceEntry, SourceFile};
 use plakar_engine::meta::{Kind, Xattr};
 use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags, mkdirat, mknodat, openat};
 
@@ -26,7 +26,7 @@ fn open(path: &Path) -> Arc<dyn SourceDirectory> {
 }
 
 /// All that is in a directory.
-fn list(directory: &Arc<dyn SourceDirectory>) -> Result<Vec<Listed>, ImportError> {
+fn list(directory: &Arc<dyn SourceDirectory>) -> Result<Vec<ListedName>, ImportError> {
     directory.clone().list()?.more(usize::MAX)
 }
 

@@ -251,3 +251,22 @@ impl Error {
         Self::Io { operation, path: path.display().to_string(), source }
     }
 }
+
+/// An error and its causes in one line.
+pub fn report(e: &dyn std::error::Error) -> String {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(e) = source {
+        let cause = e.to_string();
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = e.source();
+    }
+    text
+}
+
+/// Whether an error means that stored bytes are damaged or gone, as against a store that cannot be reached.
+pub fn is_damage(e: &Error) -> bool {
+    e.kind() == ErrorKind::Damaged
+}

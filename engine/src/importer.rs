@@ -76,18 +76,18 @@ pub enum LeftOut {
 }
 
 /// A name that was listed, and what could be learnt of it.
-pub type Listed = (Vec<u8>, Result<SourceEntry, ImportError>);
+pub type ListedName = (Vec<u8>, Result<SourceEntry, ImportError>);
 
 /// The names of a directory, some at a time, so that a million of them need not be in memory at once.
 pub trait Listing: Send {
     /// The next `most` names, fewer only at the end, with their metadata or why they have none: in the order of bytes,
     /// without `.` and `..`. An error is about the directory itself.
-    fn more(&mut self, most: usize) -> Result<Vec<Listed>, ImportError>;
+    fn more(&mut self, most: usize) -> Result<Vec<ListedName>, ImportError>;
 }
 
 /// For sources that have all names at hand.
-impl Listing for std::vec::IntoIter<Listed> {
-    fn more(&mut self, most: usize) -> Result<Vec<Listed>, ImportError> {
+impl Listing for std::vec::IntoIter<ListedName> {
+    fn more(&mut self, most: usize) -> Result<Vec<ListedName>, ImportError> {
         Ok(self.by_ref().take(most).collect())
     }
 }

@@ -22,9 +22,7 @@
 //! use plakar_engine::importer::Importer;
 //! use plakar_engine::keyslot::UserSecret;
 //! use plakar_engine::monitor::Silent;
-//! use plakar_engine::ops::Cancel;
 //! use plakar_engine::ops::backup::{BackupOptions, backup};
-//! use plakar_engine::repository::reader::Purpose;
 //! use plakar_engine::repository::recent::RecentFrames;
 //! use plakar_engine::repository::{CreateOptions, Probe, Repository, create};
 //! use plakar_engine::storage::Store;
@@ -62,13 +60,16 @@
 //! }
 //! ```
 
+pub(crate) mod blocking;
 pub mod cache;
+pub mod cancel;
 pub mod chunker;
 pub mod config;
 pub mod crypto;
 pub mod error;
 pub mod exporter;
 pub mod frame;
+pub mod frame_source;
 pub mod id;
 pub mod importer;
 pub mod keyslot;

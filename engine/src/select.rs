@@ -171,7 +171,7 @@ impl Spec {
 fn unreadable(id: ObjectId, e: &Error) -> Error {
     match e {
         Error::Newer { object } => Error::Newer { object: object.clone() },
-        e => Error::damaged(ObjectName::new(Area::Snapshots, id), crate::repository::report(e)),
+        e => Error::damaged(ObjectName::new(Area::Snapshots, id), crate::error::report(e)),
     }
 }
 

@@ -7,6 +7,39 @@ use crate::wire::{Put, Reader, WireError, WireResult, read_fields};
 /// Longest text in a header.
 const MAX_TEXT: usize = 64 << 10;
 
+/// What is said of a backup by whoever makes it; the rest of its snapshot follows from what is backed up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Description {
+    /// When it began, ns since 1970; 0 is now.
+    pub time_ns: i64,
+    /// Its name.
+    pub name: String,
+    /// Free classification.
+    pub category: String,
+    /// Free classification.
+    pub environment: String,
+    /// Free classification.
+    pub perimeter: String,
+    /// Free classification.
+    pub job: String,
+    /// Tags.
+    pub tags: Vec<String>,
+    /// Where it is made.
+    pub host: String,
+    /// By whom.
+    pub user: String,
+    /// Operating system.
+    pub system: String,
+    /// Architecture.
+    pub architecture: String,
+    /// Machine id, if the system has one.
+    pub machine: String,
+    /// The command line, without secrets.
+    pub command_line: String,
+    /// Program and version.
+    pub client: String,
+}
+
 /// A snapshot's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -184,6 +217,27 @@ impl Snapshot {
         })?;
         s.root = root.ok_or(WireError::Truncated)?;
         Ok(s)
+    }
+
+    /// The header of a backup that begins.
+    pub fn begin(said: Description) -> Self {
+        Self {
+            time_ns: said.time_ns,
+            name: said.name,
+            category: said.category,
+            environment: said.environment,
+            perimeter: said.perimeter,
+            job: said.job,
+            tags: said.tags,
+            host: said.host,
+            user: said.user,
+            system: said.system,
+            architecture: said.architecture,
+            machine: said.machine,
+            command_line: said.command_line,
+            client: said.client,
+            ..Self::empty()
+        }
     }
 
     /// A header without anything in it, to be filled.

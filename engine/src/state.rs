@@ -117,7 +117,8 @@ impl PackfileRecord {
 pub struct BlobRecord {
     /// Its id.
     pub id: BlobId,
-    /// Its (first) row in the frame table.
+    /// Its (first) frame, as a row of the table of frames that stands beside it: of a group, a packfile, a batch of rows or
+    /// a state. [`BlobRecord::behind`] takes it from one into the next.
     pub frame: u32,
     /// Offset in the frame's clear bytes.
     pub offset: u32,
@@ -130,6 +131,11 @@ pub struct BlobRecord {
 }
 
 impl BlobRecord {
+    /// The same, where its table of frames comes to stand behind others.
+    pub fn behind(self, others: u32) -> Self {
+        Self { frame: self.frame + others, ..self }
+    }
+
     /// Its 48 bytes.
     pub fn encode(&self) -> [u8; BLOB_RECORD] {
         let mut b = [0; BLOB_RECORD];

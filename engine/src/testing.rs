@@ -12,15 +12,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use decoders::{DECODERS, decode};
 
 use crate::cache::LocalDirs;
+use crate::cancel::Cancel;
 use crate::crypto::kdf::KdfParams;
 use crate::error::Result;
 use crate::importer::{
-    ImportError, Importer, Listed, Listing, SourceDirectory, SourceEntry, SourceFile, Stamp,
+    ImportError, Importer, ListedName, Listing, SourceDirectory, SourceEntry, SourceFile, Stamp,
 };
 use crate::keyslot::UserSecret;
 use crate::meta::{Kind, Metadata, Timestamp, Xattr};
 use crate::monitor::Silent;
-use crate::ops::Cancel;
 use crate::ops::backup::{BackupOptions, BackupReport, backup};
 use crate::repository::recent::RecentFrames;
 use crate::repository::{CreateOptions, Probe, Repository, create};
@@ -279,7 +279,8 @@ impl SourceDirectory for FixtureDirectory {
     fn list(self: Arc<Self>) -> Result<Box<dyn Listing>, ImportError> {
         match &self.node.what {
             What::Directory(children) => {
-                let all: Vec<Listed> = children.iter().map(|(n, f)| (n.clone(), Ok(f.entry(n)))).collect();
+                let all: Vec<ListedName> =
+                    children.iter().map(|(n, f)| (n.clone(), Ok(f.entry(n)))).collect();
                 Ok(Box::new(all.into_iter()))
             }
             _ => Err(ImportError::new("not a directory")),
@@ -383,7 +384,7 @@ pub async fn read_tree(repository: &Arc<Repository>, snapshot: &Snapshot) -> Res
                 let bytes = match &entry.detail {
                     Detail::Regular(c) if !c.missing => {
                         let all = 0..entry.meta.size;
-                        vfs.read(&entry, all, crate::repository::reader::Purpose::OnDemand).await?.to_vec()
+                        vfs.read(&entry, all, crate::frame_source::Purpose::OnDemand).await?.to_vec()
                     }
                     _ => vec![],
                 };

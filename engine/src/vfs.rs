@@ -8,27 +8,14 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use crate::crypto::Class;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::frame_source::{FrameRef, FrameSource, Located, Purpose};
 use crate::id::BlobId;
 use crate::repository::Repository;
-use crate::repository::reader::{FrameRef, FrameSource, Purpose};
 use crate::snapshot::Snapshot;
 use crate::storage::StoreErrorKind;
 use crate::tree::{self, Contents, Directory, Entry, Extent, Owners, Page, fits_index};
 use crate::wire::WireError;
-
-/// Where a blob lies: one frame and an offset in its clear bytes, or slices, which are whole frames in order.
-#[derive(Clone, Debug)]
-pub struct Located {
-    /// Data or metadata.
-    pub class: Class,
-    /// The frames.
-    pub frames: Vec<FrameRef>,
-    /// Offset in the first frame.
-    pub offset: u32,
-    /// Length of the blob.
-    pub len: u32,
-}
 
 /// Part of a file: `extent` covers the file's bytes from `start` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +72,17 @@ impl Vfs {
 
     async fn blob_once(&self, class: Class, id: BlobId, purpose: Purpose) -> Result<Bytes> {
         let located = self.repository.locate(&id)?;
-        let whole = self.read_located(&located, 0..located.len, purpose).await?;
+        self.whole(class, id, &located, purpose).await
+    }
+
+    /// A whole blob from where it is; its id is checked.
+    async fn whole(&self, class: Class, id: BlobId, located: &Located, purpose: Purpose) -> Result<Bytes> {
+        let whole = self.read_located(located, 0..located.len, purpose).await?;
         let keys = self.repository.keys();
         if located.class != class || keys.identify(class, &whole) != id {
             return Err(Error::DamagedBlob {
                 what: format!("blob {}", id.short()),
-                place: place(&located),
+                place: place(located),
                 source: "its contents do not match its id".into(),
             });
         }
@@ -112,7 +104,7 @@ impl Vfs {
     async fn blob_range_once(&self, id: BlobId, range: Range<u32>, purpose: Purpose) -> Result<Bytes> {
         let located = self.repository.locate(&id)?;
         if range.start == 0 && range.end == located.len {
-            return self.blob_once(Class::Data, id, purpose).await;
+            return self.whole(Class::Data, id, &located, purpose).await;
         }
         self.read_located(&located, range, purpose).await
     }
@@ -263,36 +255,6 @@ impl Vfs {
     }
 }
 
-impl Located {
-    /// The frames that hold a range of the blob, and where in the blob the first of them begins (for a blob in a
-    /// grouped frame: minus its offset). `None` if the frames do not hold it.
-    fn cover(&self, range: &Range<u32>) -> Option<(i64, &[FrameRef])> {
-        if range.start > range.end || range.end > self.len {
-            return None;
-        }
-        if let [one] = self.frames.as_slice() {
-            let end = u64::from(self.offset) + u64::from(self.len);
-            let fits = end <= u64::from(one.record.clear);
-            return fits.then_some((-i64::from(self.offset), &self.frames[..]));
-        }
-        let mut at = 0_u32;
-        let mut first = None;
-        for (i, frame) in self.frames.iter().enumerate() {
-            let next = at.checked_add(frame.record.clear)?;
-            if first.is_none() && range.start < next {
-                first = Some((i, at));
-            }
-            if let Some((f, start)) = first
-                && range.end <= next
-            {
-                return Some((i64::from(start), &self.frames[f..=i]));
-            }
-            at = next;
-        }
-        None
-    }
-}
-
 /// What comes next in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Item {
@@ -404,11 +366,6 @@ fn may_have_moved(e: &Error) -> bool {
         Error::Shared(e) => may_have_moved(e),
         _ => false,
     }
-}
-
-/// Whether an error means that stored bytes are damaged or gone, as against a store that cannot be reached.
-pub fn is_damage(e: &Error) -> bool {
-    e.kind() == ErrorKind::Damaged
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use futures::FutureExt;
 use futures::future::{Shared, join_all};
 use parking_lot::Mutex;
 use plakar_engine::error::{Error, Result};
-use plakar_engine::repository::reader::{FrameKey, FrameRef, FrameSource, Purpose};
+use plakar_engine::frame_source::{FrameKey, FrameRef, FrameSource, Purpose};
 use plakar_engine::storage::{StoreError, StoreErrorKind};
 use serde::Serialize;
 use tokio::runtime::Handle;

@@ -23,9 +23,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use plakar_engine::error::{Error, Result};
+use plakar_engine::error::{Error, Result, report};
 use plakar_engine::meta::Timestamp;
-use plakar_engine::repository::{Repository, report};
+use plakar_engine::repository::Repository;
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::tree::{Detail, Entry};
 use plakar_engine::vfs::Vfs;
@@ -46,7 +46,7 @@ pub use about::Status;
 pub use attr::{Attr, BLOCK_SIZE};
 pub use contents::Seek;
 pub use inodes::ROOT;
-pub use listing::{Batch, Item};
+pub use listing::{Item, Stretch};
 pub use neighbours::{Following, Given};
 
 /// Longest name that the kernel's protocol carries.

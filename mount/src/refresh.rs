@@ -7,10 +7,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use plakar_engine::repository::report;
-
 use crate::fs::SnapshotFs;
 use crate::view::Change;
+use plakar_engine::error::report;
 
 const LOCAL: Duration = Duration::from_secs(1);
 const REMOTE: Duration = Duration::from_secs(10);

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use plakar_connectors::fs::{FsImportOptions, FsImporter};
+use plakar_engine::cancel::Cancel;
 use plakar_engine::error::ErrorKind;
 use plakar_engine::importer::Importer;
 use plakar_engine::monitor::{Event, Monitor};
-use plakar_engine::ops::Cancel;
 use plakar_engine::ops::backup::{BackupOptions, BackupReport, ChangeBy, Ctime, Parent, Pattern, backup};
 use plakar_engine::ops::check::{Depth, Scope, check};
 use plakar_engine::repository::Repository;
 use plakar_engine::select::Filter;
-use plakar_engine::snapshot::Snapshot;
+use plakar_engine::snapshot::{Description, Snapshot};
 use serde_json::json;
 
 use super::version::CLIENT;
@@ -135,7 +135,7 @@ pub(crate) async fn run(context: &AppContext, args: BackupArgs) -> anyhow::Resul
         parent: Parent::Newest,
         change_by: change_by(&args.change_by),
         dry_run: args.dry_run,
-        header: Some(header(context, &args, &*source)?),
+        description: describe(context, &args, &*source)?,
     };
     let repository = context.open().await?;
     options.parent = parent(&args, &repository, source.kind()).await?;
@@ -349,7 +349,7 @@ fn patterns(args: &BackupArgs) -> anyhow::Result<Vec<Pattern>> {
     Ok(patterns)
 }
 
-fn header(context: &AppContext, args: &BackupArgs, source: &dyn Importer) -> anyhow::Result<Snapshot> {
+fn describe(context: &AppContext, args: &BackupArgs, source: &dyn Importer) -> anyhow::Result<Description> {
     let now = jiff::Timestamp::now().as_nanosecond() as i64;
     if args.force_timestamp.is_some_and(|t| t > now) {
         return Err(Failure::usage("-force-timestamp lies in the future", Some(&["backup".into()])).into());
@@ -361,7 +361,7 @@ fn header(context: &AppContext, args: &BackupArgs, source: &dyn Importer) -> any
     tags.retain(|t| seen.insert(t.clone()));
     let uid = rustix::process::getuid().as_raw();
     let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-    Ok(Snapshot {
+    Ok(Description {
         time_ns: args.force_timestamp.unwrap_or(0),
         name: args.name.clone(),
         category: args.category.clone(),
@@ -376,7 +376,6 @@ fn header(context: &AppContext, args: &BackupArgs, source: &dyn Importer) -> any
         machine: machine.trim().into(),
         command_line: context.command_line.clone(),
         client: CLIENT.into(),
-        ..Snapshot::empty()
     })
 }
 

@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
+use plakar_engine::frame_source::Purpose;
 use plakar_engine::meta::Kind;
-use plakar_engine::repository::reader::Purpose;
 use plakar_engine::select::Filter;
 use plakar_engine::tree::Entry;
 use plakar_engine::vfs::Vfs;

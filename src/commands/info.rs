@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 use std::sync::Arc;
 
+use plakar_engine::error::is_damage;
 use plakar_engine::repository::Repository;
 use plakar_engine::repository::catalog::Catalog;
 use plakar_engine::select::{Filter, Spec};
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::storage::Area;
 use plakar_engine::tree::{Contents, Detail, Entry};
-use plakar_engine::vfs::{Vfs, is_damage};
+use plakar_engine::vfs::Vfs;
 use plakar_engine::walk::{Step, Walk};
 use serde_json::json;
 

@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 
+use plakar_engine::error::is_damage;
 use plakar_engine::repository::catalog::Catalog;
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::tree::{Detail, Entry, Owners};
-use plakar_engine::vfs::{Vfs, is_damage};
+use plakar_engine::vfs::Vfs;
 use plakar_engine::walk::{Step, Walk};
 
 use super::{find, report_broken, write_snapshot};

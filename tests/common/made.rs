@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use plakar_connectors::fs::FsStore;
 use plakar_engine::cache::LocalDirs;
+use plakar_engine::cancel::Cancel;
 use plakar_engine::crypto::Class;
 use plakar_engine::id::BlobId;
 use plakar_engine::keyslot::UserSecret;
 use plakar_engine::meta::{Kind, Metadata};
-use plakar_engine::ops::Cancel;
 use plakar_engine::repository::writer::{Framer, Run};
 use plakar_engine::repository::{Probe, Repository};
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::storage::Store;
-use plakar_engine::tree::build;
-use plakar_engine::tree::{Contents, Detail, Entry, Summary};
+use plakar_engine::tree::{Contents, Detail, Entry, Summary, build};
 
 use super::sandbox::Sandbox;
 

@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use super::make_private;
 use crate::error::{Error, Result};
-use crate::repository::reader::{FrameKey, FrameRef};
+use crate::frame_source::{FrameKey, FrameRef};
 
 /// Bytes that may wait to be written.
 const QUEUE: u64 = 8 << 20;
@@ -59,7 +59,7 @@ pub struct FrameCacheStats {
 #[derive(Debug)]
 pub struct FrameCache {
     shared: Arc<Shared>,
-    queue: mpsc::Sender<Job>,
+    queue: mpsc::Sender<Errand>,
 }
 
 #[derive(Debug)]
@@ -79,7 +79,7 @@ struct Shared {
     refused: AtomicBool,
 }
 
-enum Job {
+enum Errand {
     Add(FrameKey, Bytes),
     Flush(mpsc::Sender<()>),
 }
@@ -105,11 +105,11 @@ impl FrameCache {
             evicted: AtomicU64::new(0),
             refused: AtomicBool::new(false),
         });
-        let (queue, jobs) = mpsc::channel();
+        let (queue, errands) = mpsc::channel();
         let writer = Writer { shared: shared.clone(), added: 0 };
         std::thread::Builder::new()
             .name("frame cache".into())
-            .spawn(move || writer.run(&jobs))
+            .spawn(move || writer.run(&errands))
             .map_err(|e| Error::io("start the writer of", directory, e))?;
         Ok(Self { shared, queue })
     }
@@ -135,7 +135,7 @@ impl FrameCache {
             return add(&s.dropped, 1);
         }
         if s.queued.fetch_add(len, Ordering::Relaxed) + len > QUEUE
-            || self.queue.send(Job::Add(frame.key(), stored)).is_err()
+            || self.queue.send(Errand::Add(frame.key(), stored)).is_err()
         {
             s.queued.fetch_sub(len, Ordering::Relaxed);
             add(&s.dropped, 1);
@@ -154,7 +154,7 @@ impl FrameCache {
     /// Waits until all that was put is written or forgotten, and the limit kept.
     pub fn flush(&self) {
         let (done, wait) = mpsc::channel();
-        if self.queue.send(Job::Flush(done)).is_ok() {
+        if self.queue.send(Errand::Flush(done)).is_ok() {
             // An error says that the writer has ended, and so that there is nothing to wait for.
             let _ = wait.recv();
         }
@@ -248,11 +248,11 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+    fn run(mut self, errands: &mpsc::Receiver<Errand>) {
         self.tidy();
-        for job in jobs {
-            match job {
-                Job::Add(key, stored) => {
+        for errand in errands {
+            match errand {
+                Errand::Add(key, stored) => {
                     let len = stored.len() as u64;
                     if self.shared.refused.load(Ordering::Relaxed) {
                         add(&self.shared.dropped, 1);
@@ -273,7 +273,7 @@ impl Writer {
                     }
                 }
                 // Nobody may wait any more.
-                Job::Flush(done) => drop(done.send(())),
+                Errand::Flush(done) => drop(done.send(())),
             }
         }
     }

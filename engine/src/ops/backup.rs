@@ -25,15 +25,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::Cancel;
 use super::check::{Depth, Scope, check};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::importer::Importer;
 use crate::meta::Kind;
 use crate::monitor::{Event, Monitor};
 use crate::repository::writer::Run;
 use crate::repository::{Repository, now_ns};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Description, Snapshot};
 use assemble::Assembly;
 use exclude::{Excludes, Why};
 use order::Order;
@@ -46,8 +46,8 @@ pub use parent::Parent;
 /// What to write into the snapshot, and how to go about it.
 #[derive(Clone, Debug, Default)]
 pub struct BackupOptions {
-    /// Header fields; roots, type, origin, summary and counters are filled in. `time_ns` 0 means now.
-    pub header: Option<Snapshot>,
+    /// What the snapshot says of itself.
+    pub description: Description,
     /// What is left out; later patterns overrule earlier ones.
     pub ignore: Vec<Pattern>,
     /// The backup that this one is compared with.
@@ -86,7 +86,7 @@ pub async fn backup(
     cancel: Cancel,
 ) -> Result<BackupReport> {
     let excludes = Arc::new(Excludes::new(&options.ignore, source.roots(), repository.store().local_path())?);
-    let mut snapshot = options.header.clone().unwrap_or_else(Snapshot::empty);
+    let mut snapshot = Snapshot::begin(options.description.clone());
     if snapshot.time_ns == 0 {
         snapshot.time_ns = now_ns();
     }
@@ -97,7 +97,7 @@ pub async fn backup(
     if options.dry_run {
         let (roots, rules) = (snapshot.roots.clone(), excludes.clone());
         let list = move || dry_run::list(&*source, &roots, &rules, &*monitor, &cancel);
-        let errors = crate::repository::blocking(list).await?;
+        let errors = crate::blocking::blocking(list).await?;
         let idle_patterns = excludes.without_effect();
         return Ok(BackupReport { snapshot, errors, files_read: 0, written_bytes: 0, idle_patterns });
     }
@@ -113,7 +113,7 @@ pub async fn backup(
             Assembly::new(run.clone(), source, monitor.clone(), cancel.clone(), previous, options.change_by)?;
         let assembly = Arc::new(assembly);
         let (working, rules, roots) = (assembly.clone(), excludes.clone(), snapshot.roots.clone());
-        crate::repository::blocking(move || work(&working, &roots, &rules)).await?;
+        crate::blocking::blocking(move || work(&working, &roots, &rules)).await?;
         snapshot.root = assembly.take_root()?;
         snapshot.owners = Some(assembly.owners()?);
         assembly.flush()?;
@@ -139,7 +139,7 @@ pub async fn backup(
 /// means the pattern.
 async fn wanted_roots(source: &Arc<dyn Importer>, excludes: &Arc<Excludes>) -> Result<Vec<Vec<u8>>> {
     let (source, excludes) = (source.clone(), excludes.clone());
-    crate::repository::blocking(move || {
+    crate::blocking::blocking(move || {
         let (mut wanted, mut by) = (Vec::new(), None);
         for root in source.roots() {
             let is_directory = source.entry(root).is_ok_and(|e| e.meta.kind == Kind::Directory);

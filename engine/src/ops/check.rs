@@ -12,20 +12,20 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 
-use super::Cancel;
 use super::gather::{self, News, Wanted};
+use crate::cancel::Cancel;
 use crate::crypto::Class;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_damage, report};
 use crate::id::BlobId;
 use crate::monitor::{Event, Monitor};
 use crate::repository::catalog::Catalog;
 use crate::repository::reader::Origin;
 use crate::repository::recent::RecentFrames;
-use crate::repository::{Index, Marks, Repository, Row, StoreFrames, report};
+use crate::repository::{Index, Marks, Repository, Row, StoreFrames};
 use crate::snapshot::Snapshot;
 use crate::storage::{Area, ObjectName};
 use crate::tree::{Contents, Detail, Entry};
-use crate::vfs::{Item, Vfs, is_damage};
+use crate::vfs::{Item, Vfs};
 use crate::walk::{Step, Walk};
 use tally::{Found, Tally};
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::crypto::Keyring;
 use crate::error::{Error, Result};
+use crate::frame_source::{FrameKey, FrameRef, Located};
 use crate::id::BlobId;
 use crate::repository::Repository;
-use crate::repository::reader::{Fetched, FrameKey, FrameRef, Origin};
-use crate::vfs::Located;
+use crate::repository::reader::{Fetched, Origin};
 
 /// Clear bytes that are fetched and opened as one piece of work: a large frame, or several small ones.
 const BATCH: u64 = 2_000_000;

@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
-use super::Cancel;
+use crate::blocking::blocking;
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::exporter::{ExportError, Exporter, Made};
 use crate::monitor::{Event, Monitor};
 use crate::repository::Repository;
-use crate::repository::blocking;
 use crate::repository::recent::RecentFrames;
 use crate::snapshot::Snapshot;
 use crate::trail::Trail;
@@ -71,7 +71,7 @@ pub async fn restore(
     let totals = entry.directory().map_or((1, entry.meta.size), |(_, s)| (s.entries(), s.bytes));
     monitor.event(Event::Total { entries: totals.0, bytes: totals.1 });
     let start = if entry.directory().is_some() { Vec::new() } else { entry.name.clone() };
-    let job = Arc::new(Job {
+    let restore = Arc::new(Restore {
         repository: repository.clone(),
         vfs,
         runtime: tokio::runtime::Handle::current(),
@@ -84,22 +84,22 @@ pub async fn restore(
     });
     // One window is gathered or waits while another is filled.
     let (gathered, mut windows) = mpsc::channel(1);
-    let gatherer = Gatherer::new(job.clone(), entry, start);
+    let gatherer = Gatherer::new(restore.clone(), entry, start);
     let gathering = tokio::task::spawn_blocking(move || gatherer.run(&gathered));
     let mut filled = Ok(());
     while let Some(window) = windows.recv().await {
-        filled = job.complete(window).await;
+        filled = restore.complete(window).await;
         if filled.is_err() {
-            job.failing.store(true, Ordering::Relaxed);
+            restore.failing.store(true, Ordering::Relaxed);
             break;
         }
     }
     drop(windows);
     let gathered = gathering.await.unwrap_or(Err(Error::Bug("a worker ended early")));
     filled.and(gathered)?;
-    let working = job.clone();
+    let working = restore.clone();
     blocking(move || working.target.finish().map_err(|e| working.fatal(e))).await?;
-    Ok(job.counts.report())
+    Ok(restore.counts.report())
 }
 
 #[derive(Debug, Default)]
@@ -134,7 +134,7 @@ fn add(n: &AtomicU64, by: u64) {
     n.fetch_add(by, Ordering::Relaxed);
 }
 
-struct Job {
+struct Restore {
     repository: Arc<Repository>,
     vfs: Vfs,
     runtime: tokio::runtime::Handle,
@@ -147,7 +147,7 @@ struct Job {
     failing: AtomicBool,
 }
 
-impl Job {
+impl Restore {
     fn failed(&self, path: &[u8], reason: &str) {
         add(&self.counts.errors, 1);
         self.monitor.event(Event::Failed { path, reason });
@@ -193,23 +193,23 @@ impl Job {
             return Ok(());
         }
         if !links.is_empty() {
-            let job = self.clone();
-            let mut alone = blocking(move || job.link(links)).await?;
+            let restore = self.clone();
+            let mut alone = blocking(move || restore.link(links)).await?;
             let mut long = None;
             while long.is_some() || !alone.is_empty() {
-                let job = self.clone();
+                let restore = self.clone();
                 let next = blocking(move || {
                     let mut draft = Draft::default();
                     while draft.has_room() {
                         long = if let Some(long) = long.take() {
-                            job.draw_up_long(long, &mut draft)?
+                            restore.draw_up_long(long, &mut draft)?
                         } else if let Some((directory, entry, among)) = alone.pop_front() {
-                            job.draw_up(directory, entry, among, &mut draft)?
+                            restore.draw_up(directory, entry, among, &mut draft)?
                         } else {
                             break;
                         };
                     }
-                    Ok((job.plan(draft)?, alone, long))
+                    Ok((restore.plan(draft)?, alone, long))
                 });
                 let plan;
                 (plan, alone, long) = next.await?;
@@ -217,8 +217,8 @@ impl Job {
             }
         }
         if !finished.is_empty() {
-            let job = self.clone();
-            blocking(move || job.finish_directories(finished)).await?;
+            let restore = self.clone();
+            blocking(move || restore.finish_directories(finished)).await?;
         }
         Ok(())
     }

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt};
 
 use super::Repository;
-use super::index::blocking;
-use crate::error::{Error, Result};
+use crate::blocking::blocking;
+use crate::error::{Error, Result, is_damage};
 use crate::id::ObjectId;
 use crate::object::{MAX_SMALL, decode_small};
 use crate::removal::{Note, NoteKind, Removal, Removals};
 use crate::snapshot::Snapshot;
 use crate::storage::{Area, Listed, ObjectName, Store};
-use crate::vfs::is_damage;
 use crate::wire::WireError;
 
 /// What a store holds at one moment.
@@ -226,6 +225,41 @@ async fn read<T>(
         tracing::warn!(%e, "cannot keep objects in the local cache");
     }
     Ok(out)
+}
+
+impl Repository {
+    /// Reads which snapshots there are, from the store's listings. Only objects that are new are read.
+    pub async fn refresh_catalog(&self) -> Result<Arc<Catalog>> {
+        self.load_catalog(Listing::read(self.store.as_ref()).await?).await
+    }
+
+    /// The catalogue, if the store's listings are no longer those that a catalogue was read from: its
+    /// [`listing`](Catalog::listing). Where nothing has changed it costs three listings.
+    pub async fn catalog_since(&self, listing: &[u8; 32]) -> Result<Option<Arc<Catalog>>> {
+        let now = Listing::read(self.store.as_ref()).await?;
+        if now.digest() == *listing {
+            return Ok(None);
+        }
+        self.load_catalog(now).await.map(Some)
+    }
+
+    async fn load_catalog(&self, listing: Listing) -> Result<Arc<Catalog>> {
+        let known = self.known.read().clone();
+        let (catalog, known) = load(self, listing, &known).await?;
+        *self.known.write() = Arc::new(known);
+        let catalog = Arc::new(catalog);
+        *self.current.write() = catalog.clone();
+        let _ = self.catalog.set(());
+        Ok(catalog)
+    }
+
+    /// The catalogue as last read; read now if it was not yet.
+    pub async fn catalog(&self) -> Result<Arc<Catalog>> {
+        if !self.catalog.initialized() {
+            return self.refresh_catalog().await;
+        }
+        Ok(self.current.read().clone())
+    }
 }
 
 #[cfg(test)]

@@ -1,19 +1,19 @@
 //! The index of a store: where every blob is. A set of local segments that together hold the states which the store
 //! lists; segments of states that it lists no more are thrown away with them.
 
+use crate::blocking::blocking;
+use crate::error::{Error, Result, is_damage};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::reader::FrameRef;
 use super::segment::{self, Segment, SegmentKey, SegmentWriter};
-use super::states::{Batch, IntoBatch, StateReader};
+use super::states::{IntoRows, Rows, StateReader};
 use crate::crypto::{DataKey, Keyring};
-use crate::error::{Error, Result};
+use crate::frame_source::{FrameRef, Located};
 use crate::id::{BlobId, ObjectId};
 use crate::removal::Removals;
 use crate::storage::{Listed, Store};
-use crate::vfs::Located;
 use parking_lot::Mutex;
 
 /// States shorter than this, in clear, are gathered in memory before they become a segment.
@@ -63,7 +63,7 @@ impl Index {
             wanted.values().filter(|l| !covered.contains(&l.id)).copied().collect();
         missing.sort_unstable_by_key(|l| l.id);
         let mut unreadable = Vec::new();
-        let mut batch = Batch::default();
+        let mut batch = Rows::default();
         let mut opened = futures::stream::StreamExt::buffered(
             futures::stream::iter(
                 missing.into_iter().map(|l| async move { (l.id, StateReader::open(store, keys, l).await) }),
@@ -81,15 +81,15 @@ impl Index {
                     segments.push(Arc::new(out.finish()?));
                 } else {
                     // Into a batch of its own first: a state that fails half-way must leave nothing behind.
-                    let mut one = Batch::default();
-                    reader.read(keys, &mut IntoBatch::new(&mut one, id)).await?;
+                    let mut one = Rows::default();
+                    reader.read(keys, &mut IntoRows::new(&mut one, id)).await?;
                     batch.append(one);
                 }
                 Ok(())
             };
             match read.await {
                 Ok(()) => {}
-                Err(e) if crate::vfs::is_damage(&e) || matches!(e, Error::Newer { .. }) => {
+                Err(e) if is_damage(&e) || matches!(e, Error::Newer { .. }) => {
                     unreadable.push((id, e));
                 }
                 Err(e) => return Err(e),
@@ -118,7 +118,7 @@ impl Index {
     }
 
     /// This index and what a run has just written as a state.
-    pub(super) fn with(&self, batch: Batch) -> Result<Self> {
+    pub(super) fn with(&self, batch: Rows) -> Result<Self> {
         let mut segments = self.segments.clone();
         segments.push(Arc::new(batch.into_segment(&self.directory, &self.key)?));
         let segments = compact(&self.directory, &self.key, segments);
@@ -322,7 +322,7 @@ impl Marks {
     }
 }
 
-impl Batch {
+impl Rows {
     fn append(&mut self, other: Self) {
         let (keys, frames) = (self.keys.len() as u32, self.frames.len() as u32);
         self.states.extend(other.states);
@@ -333,10 +333,7 @@ impl Batch {
             p
         }));
         self.frames.extend(other.frames);
-        self.blobs.extend(other.blobs.into_iter().map(|mut b| {
-            b.frame += frames;
-            b
-        }));
+        self.blobs.extend(other.blobs.into_iter().map(|b| b.behind(frames)));
     }
 }
 
@@ -401,13 +398,6 @@ fn compact(directory: &Path, key: &SegmentKey, mut segments: Vec<Arc<Segment>>) 
     }
     segments.push(Arc::new(merged));
     segments
-}
-
-/// Runs file work off the async threads.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Bug("a worker ended early")))
 }
 
 #[cfg(test)]

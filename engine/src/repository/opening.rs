@@ -1,4 +1,4 @@
-//! Making a store, and what can be known of one before it is opened: CONFIG, its copies and the key slots.
+//! Opening a store, and what can be known of one before that: CONFIG, its copies and the key slots.
 //!
 //! `docs/FORMAT.md` §5 and §6. CONFIG is believed only when its MAC verifies under the keys of a slot, or, in a store
 //! without slots, under those that anybody has.
@@ -6,89 +6,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::OnceCell;
 
-use super::now_ns;
+use super::Repository;
+use super::reader::FrameReader;
+use crate::blocking::blocking;
+use crate::cache::{LocalCache, LocalDirs, WriterState};
 use crate::config::Config;
 use crate::crypto::Keyring;
 use crate::crypto::kdf::KdfParams;
 use crate::crypto::secret::Secret;
-use crate::error::{Error, Result};
-use crate::id::{ObjectId, StoreId};
-use crate::keyslot::{KeySlot, Stored, UserSecret, encode_config_copy};
-use crate::storage::{Area, ObjectName, Store, StoreErrorKind, put_bytes};
+use crate::error::{Error, Result, report};
+use crate::id::ObjectId;
+use crate::keyslot::{KeySlot, Stored, UserSecret};
+use crate::storage::{Area, ObjectName, Store, StoreErrorKind};
 use crate::wire::WireError;
-
-/// What a new store is to be.
-#[derive(Clone, Debug, Default)]
-pub struct CreateOptions {
-    /// Without compression.
-    pub no_compression: bool,
-    /// What the user calls the first key.
-    pub label: String,
-    /// The cost of the passphrase slot; RFC 9106's second choice if `None`.
-    pub kdf: Option<KdfParams>,
-    /// Other chunk sizes.
-    pub chunks: Option<crate::chunker::ChunkSizes>,
-}
-
-/// Makes a store: the key slot first, or in a plaintext store a copy of CONFIG, CONFIG last, and reads it back. No secret
-/// makes a plaintext store.
-pub async fn create(
-    store: &Arc<dyn Store>,
-    secret: Option<&UserSecret>,
-    options: &CreateOptions,
-) -> Result<Config> {
-    store.prepare().await?;
-    let mut config = Config::new(secret.is_some(), now_ns());
-    if options.no_compression {
-        config.zstd_level = None;
-    }
-    if let Some(chunks) = options.chunks {
-        config.chunks = chunks;
-    }
-    let (bytes, first) = match secret {
-        None => {
-            let bytes = config.encode(&Keyring::plaintext(config.store));
-            let copy = encode_config_copy(config.store, &bytes);
-            (bytes, (ObjectId::random(), copy))
-        }
-        Some(secret) => {
-            let keys = Keyring::sealed(config.store, Secret::new(crate::random_bytes()));
-            let bytes = config.encode(&keys);
-            let kdf = options.kdf.clone().unwrap_or_else(KdfParams::recommended);
-            let slot = KeySlot::new(&keys, secret, kdf, &options.label, now_ns(), bytes.clone())
-                .map_err(|e| Error::Usage(e.to_string()))?;
-            (bytes, (slot.id, slot.encode()))
-        }
-    };
-    let first = (ObjectName::new(Area::Keys, first.0), Bytes::from(first.1));
-    if let Err(e) = write_first(store.as_ref(), first.clone(), &bytes.into()).await {
-        // Half a store would be in the way of another try. Somebody else's stays.
-        let is_ours = !matches!(&e, Error::Store(e) if e.kind() == StoreErrorKind::AlreadyExists);
-        for name in [first.0].into_iter().chain(is_ours.then_some(ObjectName::CONFIG)) {
-            let _ = store.delete(name).await;
-        }
-        return Err(e);
-    }
-    Ok(config)
-}
-
-/// Writes what makes a place a store; CONFIG comes last.
-async fn write_first(store: &dyn Store, first: (ObjectName, Bytes), config: &Bytes) -> Result<()> {
-    put_bytes(store, first.0, first.1).await?;
-    put_bytes(store, ObjectName::CONFIG, config.clone()).await?;
-    if store.get(ObjectName::CONFIG, None).await? != *config {
-        return Err(Error::damaged(ObjectName::CONFIG, "it reads back differently from what was written"));
-    }
-    Ok(())
-}
-
-/// Writes a copy of a plaintext store's CONFIG among its keys.
-pub(super) async fn put_config_copy(store: &Arc<dyn Store>, id: StoreId, config: &[u8]) -> Result<()> {
-    let bytes = encode_config_copy(id, config);
-    put_bytes(store.as_ref(), ObjectName::new(Area::Keys, ObjectId::random()), bytes.into()).await?;
-    Ok(())
-}
 
 /// What can be known of a store without a secret.
 #[derive(Debug)]
@@ -172,7 +105,7 @@ impl Probe {
     /// What is wrong with CONFIG itself, seen with these keys.
     pub(super) fn config_fault(&self, keys: &Keyring) -> Option<String> {
         match &self.config_bytes {
-            Err(e) => Some(super::report(e)),
+            Err(e) => Some(report(e)),
             Ok(bytes) if is_good(bytes, keys).is_some() => None,
             Ok(_) => Some("CONFIG is damaged".into()),
         }
@@ -199,7 +132,7 @@ impl Probe {
 
     /// Finds the slot that a secret opens, and the CONFIG to believe; what the user should know beside.
     pub(super) fn unlock(&self, secret: Option<&UserSecret>) -> Result<(Config, Keyring, Vec<String>)> {
-        let mut notices: Vec<String> = self.unreadable.iter().map(|(_, e)| super::report(e)).collect();
+        let mut notices: Vec<String> = self.unreadable.iter().map(|(_, e)| report(e)).collect();
         let keys = match secret {
             None => self.plaintext_keys()?,
             Some(secret) => {
@@ -266,7 +199,7 @@ impl Probe {
             return Err(self.unusable("it is encrypted, and none of its key slots can be read".into()));
         }
         let fault = match &self.config_bytes {
-            Err(e) => super::report(e),
+            Err(e) => report(e),
             Ok(_) => "CONFIG is damaged".into(),
         };
         Err(self.unusable(format!("{fault}, and there is no copy of it that is whole")))
@@ -320,11 +253,62 @@ fn name(id: ObjectId) -> ObjectName {
     ObjectName::new(Area::Keys, id)
 }
 
+impl Repository {
+    /// Opens a store that was probed.
+    ///
+    /// # Errors
+    /// `SecretNeeded`, `WrongSecret`, a damaged or newer CONFIG.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        probe: Probe,
+        secret: Option<UserSecret>,
+        dirs: &LocalDirs,
+    ) -> Result<Arc<Self>> {
+        let dirs = dirs.clone();
+        let place = store.local_path().map_or_else(|| store.location(), |p| p.display().to_string());
+        let unlocked = blocking(move || {
+            let (config, keys, notices) = probe.unlock(secret.as_ref())?;
+            let mut writer = WriterState::open(&dirs, config.store);
+            if config.sealed {
+                writer.note_sealed();
+            } else if writer.sealed {
+                return Err(Error::NotAStore {
+                    location: probe.location().to_owned(),
+                    reason:
+                        "it was encrypted when it was last seen and is not now: somebody has replaced CONFIG"
+                            .into(),
+                });
+            }
+            let cache = LocalCache::open(&dirs, config.store)?;
+            cache.note_location(&place);
+            Ok((config, keys, notices, writer, cache))
+        });
+        let (config, keys, notices, writer, cache) = unlocked.await?;
+        Ok(Arc::new(Self {
+            reader: FrameReader::new(store.clone()),
+            store,
+            config,
+            keys: Arc::new(keys),
+            cache: Arc::new(cache),
+            writer: Mutex::new(writer),
+            index: RwLock::new(None),
+            loading: tokio::sync::Mutex::new(()),
+            catalog: OnceCell::new(),
+            current: RwLock::default(),
+            known: RwLock::default(),
+            data_keys: Mutex::default(),
+            unreadable_states: Mutex::default(),
+            notices,
+        }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::id::StoreId;
 
     #[test]
     fn only_what_is_known_to_be_damaged_is_to_be_removed() {

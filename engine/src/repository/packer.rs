@@ -16,7 +16,7 @@ use crate::frame::FrameRecord;
 use crate::id::ObjectId;
 use crate::object::{PREAMBLE, Preamble};
 use crate::packfile::{area_of, encode_end};
-use crate::state::{BlobRecord, PackfileRecord};
+use crate::state::PackfileRecord;
 use crate::storage::{ObjectName, PutObject};
 
 /// Packfiles that may wait for their acknowledgement while the next is filled.
@@ -85,7 +85,7 @@ impl Packer {
             open.write(&self.handle, frame.bytes)?;
             run.cancel.moved();
         }
-        open.packed.blobs.extend(group.blobs.iter().map(|b| BlobRecord { frame: b.frame + first, ..*b }));
+        open.packed.blobs.extend(group.blobs.iter().map(|b| b.behind(first)));
         Ok(())
     }
 

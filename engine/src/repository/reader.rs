@@ -7,7 +7,6 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt};
@@ -16,11 +15,9 @@ use tokio::sync::mpsc;
 
 use super::turns::Turns;
 use crate::cache::frames::FrameCache;
-use crate::crypto::{Class, DataKey};
 use crate::error::{Error, Result};
-use crate::frame::{FrameDecoder, FrameError, FrameRecord};
-use crate::id::ObjectId;
-use crate::packfile::area_of;
+use crate::frame::{FrameDecoder, FrameError};
+use crate::frame_source::{FrameKey, FrameRef, Purpose, Take};
 use crate::storage::{ObjectName, Store};
 pub(crate) use bulk::Fetched;
 
@@ -32,70 +29,6 @@ const MAX_RANGE: u64 = 4 << 20;
 const PARALLEL: usize = 6;
 /// Clear bytes that are decoded as one piece of work.
 const GROUP: u64 = 1 << 20;
-
-/// A frame's name: where it is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FrameKey {
-    /// The packfile.
-    pub packfile: ObjectId,
-    /// Offset in it.
-    pub offset: u32,
-}
-
-/// A frame and all that is needed to read it.
-#[derive(Clone, Debug)]
-pub struct FrameRef {
-    /// Its packfile.
-    pub packfile: ObjectId,
-    /// Data or metadata.
-    pub class: Class,
-    /// Place, nonce, tag.
-    pub record: FrameRecord,
-    /// The key that opens it.
-    pub key: Arc<DataKey>,
-}
-
-impl FrameRef {
-    /// Its name.
-    pub fn key(&self) -> FrameKey {
-        FrameKey { packfile: self.packfile, offset: self.record.offset }
-    }
-
-    fn object(&self) -> ObjectName {
-        ObjectName::new(area_of(self.class), self.packfile)
-    }
-}
-
-/// Who waits for a read: on-demand reads overtake prefetch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
-    /// Somebody waits.
-    OnDemand,
-    /// It may be wanted soon.
-    Prefetch,
-}
-
-/// Takes the clear bytes of one of several frames, by its number.
-pub type Take<'a> = &'a mut (dyn FnMut(usize, Result<Bytes, Arc<Error>>) + Send);
-
-/// Gives clear bytes of frames, authenticated. Implemented by the repository, which fetches and decodes, and by caches in front of it.
-#[async_trait]
-pub trait FrameSource: Send + Sync + std::fmt::Debug {
-    /// The clear bytes of frames, in the order asked for.
-    async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>>;
-
-    /// The same, each handed over as soon as it is there, in any order: its number among those wanted comes with it.
-    /// A source that has them all at once may hand them over at once.
-    async fn each(&self, wanted: &[FrameRef], purpose: Purpose, take: Take<'_>) {
-        for (i, answer) in self.frames(wanted, purpose).await.into_iter().enumerate() {
-            take(i, answer);
-        }
-    }
-
-    /// Somebody has come to wait for frames whose prefetch is under way: where it still waits for its turn, it goes
-    /// on at once. Never waits. A source that has no turns has nothing to do.
-    fn raise(&self, _wanted: &[FrameRef]) {}
-}
 
 /// One request: a range of a packfile, and which of the wanted frames lie in it.
 #[derive(Debug, PartialEq, Eq)]
@@ -356,9 +289,9 @@ fn groups<'a>(frames: impl Iterator<Item = &'a FrameRef>) -> Vec<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypto::Keyring;
-    use crate::frame::Codec;
-    use crate::id::StoreId;
+    use crate::crypto::{Class, Keyring};
+    use crate::frame::{Codec, FrameRecord};
+    use crate::id::{ObjectId, StoreId};
 
     #[test]
     fn near_frames_become_one_range_and_far_ones_do_not() {

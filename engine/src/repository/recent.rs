@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::reader::{FrameKey, FrameRef, FrameSource, Purpose};
 use crate::error::{Error, Result};
+use crate::frame_source::{FrameKey, FrameRef, FrameSource, Purpose};
 
 /// Clear bytes that are kept.
 const LIMIT: usize = 8 << 20;

@@ -1,7 +1,8 @@
 //! Repairing a store. So far: CONFIG and its copies.
 
 use super::Repository;
-use super::opening::{Probe, put_config_copy};
+use super::create::put_config_copy;
+use super::opening::Probe;
 use crate::error::{Error, Result};
 use crate::id::ObjectId;
 use crate::storage::{Area, ObjectName, put_bytes};

@@ -5,17 +5,16 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
+use super::Repository;
 use super::index::Index;
 use super::states::{RecordSink, StateReader};
-use super::{Repository, report};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_damage, report};
 use crate::object::{MAX_SMALL, PREAMBLE, Preamble, decode_small};
 use crate::packfile::{TRAILER, area_of, decode_footer, decode_trailer};
 use crate::removal::{Note, Removal};
 use crate::snapshot::Snapshot;
 use crate::state::{PackfileRecord, Table};
 use crate::storage::{Area, Listed, ObjectName, StoreErrorKind};
-use crate::vfs::is_damage;
 use crate::wire::WireError;
 
 /// Bytes fetched with a packfile's end: most footers are shorter.

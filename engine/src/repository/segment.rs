@@ -565,7 +565,7 @@ pub(super) fn merge(directory: &Path, key: &SegmentKey, inputs: &[Arc<Segment>])
         let (stream, base) = &mut streams[i];
         let decoded = record.first_chunk().and_then(|r| BlobRecord::decode(r).ok());
         let b = decoded.ok_or_else(|| inputs[i].damaged())?;
-        out.push_record(Table::Blobs, &BlobRecord { frame: b.frame + *base, ..b }.encode())?;
+        out.push_record(Table::Blobs, &b.behind(*base).encode())?;
         match stream.next()? {
             Some(r) => head.0 = Reverse((prefix(r), r)),
             None => drop(PeekMut::pop(head)),

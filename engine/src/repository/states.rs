@@ -24,7 +24,7 @@ const WINDOW: u64 = 4 << 20;
 /// The contents of one or more states in memory: what a run has added since its last state, or small states on their way into a
 /// segment. Frame and key rows count within the batch.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Batch {
+pub(super) struct Rows {
     pub(super) states: Vec<ObjectId>,
     pub(super) keys: Vec<[u8; WRAPPED_KEY]>,
     pub(super) packfiles: Vec<PackfileRecord>,
@@ -32,7 +32,7 @@ pub(super) struct Batch {
     pub(super) blobs: Vec<BlobRecord>,
 }
 
-impl Batch {
+impl Rows {
     /// Roughly its size in memory.
     pub(super) fn bytes(&self) -> usize {
         self.frames.len() * 56 + self.blobs.len() * 48 + self.packfiles.len() * 96
@@ -72,7 +72,7 @@ impl Batch {
 pub(super) async fn write(
     store: &Arc<dyn Store>,
     keys: &Keyring,
-    batch: &Batch,
+    batch: &Rows,
     writer: [u8; 16],
     run: ObjectId,
     created_ns: i64,
@@ -118,7 +118,7 @@ pub(super) async fn write(
     Ok((id, listed.len))
 }
 
-impl Batch {
+impl Rows {
     fn len(&self, table: Table) -> usize {
         match table {
             Table::Keys => self.keys.len(),
@@ -263,21 +263,21 @@ fn decode<const N: usize, T>(
 }
 
 /// Adds one state's records to a batch, moving its rows behind those that are there.
-pub(super) struct IntoBatch<'a> {
-    batch: &'a mut Batch,
+pub(super) struct IntoRows<'a> {
+    batch: &'a mut Rows,
     keys: u32,
     frames: u32,
 }
 
-impl<'a> IntoBatch<'a> {
-    pub(super) fn new(batch: &'a mut Batch, state: ObjectId) -> Self {
+impl<'a> IntoRows<'a> {
+    pub(super) fn new(batch: &'a mut Rows, state: ObjectId) -> Self {
         batch.states.push(state);
         let (keys, frames) = (batch.keys.len() as u32, batch.frames.len() as u32);
         Self { batch, keys, frames }
     }
 }
 
-impl RecordSink for IntoBatch<'_> {
+impl RecordSink for IntoRows<'_> {
     fn record(&mut self, table: Table, record: &[u8]) -> Result<()> {
         // Records were decoded once by the reader: a failure here cannot happen, and adds nothing if it does.
         match table {
@@ -293,7 +293,7 @@ impl RecordSink for IntoBatch<'_> {
             Table::Frames => self.batch.frames.extend(decode(record, FrameRecord::decode)),
             Table::Blobs => {
                 let blob = decode(record, BlobRecord::decode);
-                self.batch.blobs.extend(blob.map(|b| BlobRecord { frame: b.frame + self.frames, ..b }));
+                self.batch.blobs.extend(blob.map(|b| b.behind(self.frames)));
             }
         }
         Ok(())

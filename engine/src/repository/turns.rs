@@ -4,13 +4,12 @@
 //! and while it is under way it uses one that is free, so that less is left to prefetch. A prefetch that waits for its
 //! turn while somebody comes to wait for one of its frames is raised: it goes on at once.
 
+use crate::frame_source::{FrameKey, Purpose};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
-
-use super::reader::{FrameKey, Purpose};
 
 /// Requests that prefetch has in flight, at most.
 pub(super) const PREFETCH_REQUESTS: usize = 6;

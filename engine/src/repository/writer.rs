@@ -14,16 +14,16 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 
 use super::catalog::Catalog;
-use super::index::{Index, blocking};
-use super::leftovers;
+use super::index::Index;
 use super::packer::Packer;
-use super::states::{self, Batch};
-use super::{Repository, now_ns};
+use super::states::{self, Rows};
+use super::{Repository, leftovers, now_ns};
+use crate::blocking::blocking;
+use crate::cancel::Cancel;
 use crate::crypto::{Class, DataKey, WRAPPED_KEY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{FrameEncoder, FrameRecord, SealedFrame};
 use crate::id::{BlobId, ObjectId};
-use crate::ops::Cancel;
 use crate::removal::Lease;
 use crate::snapshot::Snapshot;
 use crate::state::{BlobRecord, PackfileRecord};
@@ -81,7 +81,7 @@ pub struct Run {
     /// Blobs of this run that `index` does not hold yet.
     pending: Mutex<HashSet<BlobId>>,
     packers: Mutex<Option<Packers>>,
-    batch: tokio::sync::Mutex<(Batch, Instant)>,
+    batch: tokio::sync::Mutex<(Rows, Instant)>,
     pub(super) failure: OnceLock<Arc<Error>>,
     pub(super) cancel: Cancel,
     pub(super) added_bytes: AtomicU64,
@@ -122,7 +122,7 @@ impl Run {
             index: RwLock::new(index),
             pending: Mutex::default(),
             packers: Mutex::new(None),
-            batch: tokio::sync::Mutex::new((Batch::default(), Instant::now())),
+            batch: tokio::sync::Mutex::new((Rows::default(), Instant::now())),
             failure: OnceLock::new(),
             cancel,
             added_bytes: AtomicU64::new(0),
@@ -229,7 +229,7 @@ impl Run {
         let first_frame = b.frames.len() as u32;
         b.packfiles.push(PackfileRecord { first_frame, key: 0, ..packed.record });
         b.frames.extend(packed.frames);
-        b.blobs.extend(packed.blobs.iter().map(|r| BlobRecord { frame: r.frame + first_frame, ..*r }));
+        b.blobs.extend(packed.blobs.iter().map(|r| r.behind(first_frame)));
         let bytes: u64 = b.packfiles.iter().map(|p| p.length).sum();
         if b.blobs.len() >= CHECKPOINT_BLOBS
             || bytes >= CHECKPOINT_BYTES
@@ -242,7 +242,7 @@ impl Run {
     }
 
     /// Writes what was gathered as a state, and moves it from `pending` to the index.
-    async fn write_state(&self, batch: &mut Batch) -> Result<()> {
+    async fn write_state(&self, batch: &mut Rows) -> Result<()> {
         if batch.packfiles.is_empty() {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::*;
-use crate::repository::reader::FrameKey;
+use crate::frame_source::FrameKey;
 use crate::repository::{CreateOptions, create};
 use crate::storage::Store;
 use crate::storage::memory::MemoryStore;

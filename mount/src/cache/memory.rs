@@ -7,7 +7,7 @@ use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use plakar_engine::crypto::Class;
-use plakar_engine::repository::reader::FrameKey;
+use plakar_engine::frame_source::FrameKey;
 
 use super::buffers::{Buffers, footprint};
 

@@ -13,8 +13,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use plakar_engine::cache::frames::FrameCacheStats;
+use plakar_engine::frame_source::Purpose;
 use plakar_engine::meta::Timestamp;
-use plakar_engine::repository::reader::Purpose;
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::tree::{Detail, Entry};
 use serde::Serialize;

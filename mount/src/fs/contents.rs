@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use plakar_engine::frame_source::Purpose;
 use plakar_engine::meta::InodeFlags;
-use plakar_engine::repository::reader::Purpose;
 use plakar_engine::tree::{Detail, Entry, Extent};
 
 use super::inodes::Inode;

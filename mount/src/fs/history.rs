@@ -18,10 +18,9 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use moka::sync::Cache;
 use parking_lot::Mutex;
-use plakar_engine::error::{Error, Result};
+use plakar_engine::error::{Error, Result, report};
 use plakar_engine::id::BlobId;
 use plakar_engine::meta::Timestamp;
-use plakar_engine::repository::report;
 use plakar_engine::snapshot::Snapshot;
 use plakar_engine::tree::{Detail, Entry};
 

@@ -24,7 +24,7 @@ const DOT_DOT: u64 = 2;
 
 /// Some entries of a directory.
 #[derive(Debug)]
-pub struct Batch(Entries);
+pub struct Stretch(Entries);
 
 #[derive(Debug)]
 enum Entries {
@@ -53,7 +53,7 @@ pub struct Item<'a> {
     pub dot: bool,
 }
 
-impl Batch {
+impl Stretch {
     /// Whether the directory has ended.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -72,7 +72,7 @@ impl Batch {
 
 impl SnapshotFs {
     /// The entries of a directory after a cookie, 0 for the first.
-    pub async fn list(&self, ino: u64, after: u64) -> Result<Batch, FsError> {
+    pub async fn list(&self, ino: u64, after: u64) -> Result<Stretch, FsError> {
         self.activity.lists.one();
         let inode = self.inode(ino).await?;
         if after < DOT_DOT {
@@ -81,14 +81,14 @@ impl SnapshotFs {
                 Inode::Folder(path) => self.parent_of_folder(path),
                 Inode::Leaf(..) | Inode::Link(_) | Inode::Text(_) => return Err(FsError::NotDirectory),
             };
-            return Ok(Batch(Entries::Dots([ino, parent], after as usize)));
+            return Ok(Stretch(Entries::Dots([ino, parent], after as usize)));
         }
         match inode {
             Inode::Directory(dir) => {
                 // A position past any that can be: the end.
-                let Ok(position) = u32::try_from(after - DOT_DOT) else { return Ok(Batch(Entries::End)) };
+                let Ok(position) = u32::try_from(after - DOT_DOT) else { return Ok(Stretch(Entries::End)) };
                 let run = self.within(&dir, None, self.folders.run_at(dir.node(), position)).await?;
-                Ok(Batch(match run {
+                Ok(Stretch(match run {
                     Some(run) => {
                         let from = (position - run.start) as usize;
                         Entries::Tree { dir, run, from }
@@ -112,23 +112,23 @@ impl SnapshotFs {
                 let view = self.view();
                 let folder = self.folder(&view, &path).await?.ok_or(FsError::NotFound)?;
                 let from = folder.after(after);
-                Ok(Batch(Entries::View { view, folder, path, from }))
+                Ok(Stretch(Entries::View { view, folder, path, from }))
             }
             Inode::Leaf(..) | Inode::Link(_) | Inode::Text(_) => Err(FsError::NotDirectory),
         }
     }
 
     /// An entry of a batch as a listing with attributes gives it: its inode is held until it is forgotten.
-    pub fn hold<'a>(&self, batch: &'a Batch, place: usize) -> Option<Item<'a>> {
+    pub fn hold<'a>(&self, batch: &'a Stretch, place: usize) -> Option<Item<'a>> {
         self.item_with(batch, place, true)
     }
 
     /// An entry of a batch as a plain listing gives it.
-    pub fn item<'a>(&self, batch: &'a Batch, place: usize) -> Option<Item<'a>> {
+    pub fn item<'a>(&self, batch: &'a Stretch, place: usize) -> Option<Item<'a>> {
         self.item_with(batch, place, false)
     }
 
-    fn item_with<'a>(&self, batch: &'a Batch, place: usize, hold: bool) -> Option<Item<'a>> {
+    fn item_with<'a>(&self, batch: &'a Stretch, place: usize, hold: bool) -> Option<Item<'a>> {
         match &batch.0 {
             Entries::Dots(numbers, skip) => {
                 let i = place + skip;

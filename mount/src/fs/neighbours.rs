@@ -17,7 +17,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use moka::sync::Cache;
 use plakar_engine::crypto::Class;
-use plakar_engine::repository::reader::{FrameKey, FrameRef, FrameSource, Purpose};
+use plakar_engine::frame_source::{FrameKey, FrameRef, FrameSource, Purpose};
 use plakar_engine::tree::{Detail, Entry};
 
 use super::SnapshotFs;

@@ -8,7 +8,7 @@ use fuser::{Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 use super::convert::{attributes, errno, kind};
 use super::{Fuse, name_lifetime};
 use crate::error::FsError;
-use crate::fs::{Batch, SnapshotFs};
+use crate::fs::{SnapshotFs, Stretch};
 
 impl Fuse {
     /// Sends a directory as plain or full entries.
@@ -56,13 +56,13 @@ pub(super) enum Added {
 
 /// A reply to readdir or readdirplus.
 pub(super) trait DirectoryReply: Send + 'static {
-    fn add(&mut self, fs: &SnapshotFs, batch: &Batch, place: usize) -> Added;
+    fn add(&mut self, fs: &SnapshotFs, batch: &Stretch, place: usize) -> Added;
     fn send(self);
     fn fail(self, e: FsError);
 }
 
 impl DirectoryReply for ReplyDirectory {
-    fn add(&mut self, fs: &SnapshotFs, batch: &Batch, place: usize) -> Added {
+    fn add(&mut self, fs: &SnapshotFs, batch: &Stretch, place: usize) -> Added {
         let Some(item) = fs.item(batch, place) else { return Added::Hidden };
         let name = OsStr::from_bytes(item.name);
         match Self::add(self, INodeNo(item.attr.ino), item.cookie, kind(item.attr.kind), name) {
@@ -81,7 +81,7 @@ impl DirectoryReply for ReplyDirectory {
 }
 
 impl DirectoryReply for ReplyDirectoryPlus {
-    fn add(&mut self, fs: &SnapshotFs, batch: &Batch, place: usize) -> Added {
+    fn add(&mut self, fs: &SnapshotFs, batch: &Stretch, place: usize) -> Added {
         let Some(item) = fs.hold(batch, place) else { return Added::Hidden };
         let ttl = name_lifetime(item.holds);
         let (ino, name) = (INodeNo(item.attr.ino), OsStr::from_bytes(item.name));

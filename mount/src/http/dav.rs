@@ -144,7 +144,7 @@ impl DavFileSystem for Tree {
 impl Tree {
     /// The next entry that leads somewhere. Links that lead outside, nowhere or round in a circle are left out: whoever
     /// copies a tree by WebDAV could do nothing with them.
-    async fn next(&self, entries: &mut Entries) -> Option<Listed> {
+    async fn next(&self, entries: &mut Entries) -> Option<Child> {
         loop {
             let entry = match entries.next(|_| true).await {
                 Ok(entry) => entry?,
@@ -154,12 +154,12 @@ impl Tree {
                 }
             };
             if entry.attr.kind != Kind::Symlink {
-                return Some(Listed { name: entry.name, attr: entry.attr });
+                return Some(Child { name: entry.name, attr: entry.attr });
             }
             let mut place = self.place.clone();
             match place.step(&entry.name).await {
                 Ok(()) if !place.goes_round() => {
-                    return Some(Listed { name: entry.name, attr: *place.attr() });
+                    return Some(Child { name: entry.name, attr: *place.attr() });
                 }
                 Ok(()) | Err(PathError::Outside(_) | PathError::Loop) => {}
                 Err(PathError::Fs(FsError::NotFound | FsError::NotDirectory | FsError::NameTooLong)) => {}
@@ -174,12 +174,12 @@ impl Tree {
 
 /// An entry with what it leads to.
 #[derive(Clone, Debug)]
-struct Listed {
+struct Child {
     name: Vec<u8>,
     attr: Attr,
 }
 
-impl DavDirEntry for Listed {
+impl DavDirEntry for Child {
     fn name(&self) -> Vec<u8> {
         self.name.clone()
     }

@@ -7,7 +7,7 @@ use plakar_engine::meta::Kind;
 
 use super::path::Held;
 use crate::error::FsError;
-use crate::fs::{Attr, Batch, SnapshotFs};
+use crate::fs::{Attr, SnapshotFs, Stretch};
 
 /// Cookie behind `.` and `..`, which are not listed.
 const FIRST: u64 = 2;
@@ -27,7 +27,7 @@ pub(super) struct Entries {
     fs: Arc<SnapshotFs>,
     directory: Arc<Held>,
     after: u64,
-    batch: Batch,
+    batch: Stretch,
     /// Place in the batch.
     at: usize,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use plakar_engine::id::ObjectId;
 use plakar_engine::meta::{Kind, Timestamp};
-use plakar_engine::snapshot::Snapshot;
+use plakar_engine::snapshot::{Description, Snapshot};
 use plakar_mount::config::FsConfig;
 use plakar_mount::fs::{Attr, Lookup, ROOT, Seek, SnapshotFs};
 use plakar_mount::{Filter, FsError, Owner, What, Xattrs};
@@ -145,7 +145,7 @@ async fn names_of_one_file_share_its_number_and_others_do_not() {
 async fn numbers_are_the_same_in_every_mount_and_differ_between_snapshots() {
     let tree = Node::directory([("d", Node::directory([("f", Node::file("x"))]))]);
     let (store, first) = TestStore::with(tree.clone(), &["/"]).await;
-    let second = store.backup(tree, &["/"], Snapshot::empty()).await;
+    let second = store.backup(tree, &["/"], Description::default()).await;
     let number = async |id| find(&open(&store, of_id(id)).await, "d/f").await.unwrap().ino;
     assert_eq!(number(first.id).await, number(first.id).await);
     assert_ne!(number(first.id).await, number(second.id).await);
@@ -258,7 +258,7 @@ async fn extended_attributes_show_when_there_are_any() {
     assert_eq!(fs.xattr_names(ROOT).await, Err(FsError::Unsupported));
 
     let tree = Node::directory([("f", Node::file("x").xattr("user.a", "1").xattr("user.b", "2"))]);
-    let snapshot = store.backup(tree, &["/"], Snapshot::empty()).await;
+    let snapshot = store.backup(tree, &["/"], Description::default()).await;
     let fs = open(&store, of(&snapshot)).await;
     let file = find(&fs, "f").await.unwrap();
     assert_eq!(fs.xattr_names(file.ino).await, Ok(vec![b"user.a".to_vec(), b"user.b".to_vec()]));
@@ -272,11 +272,11 @@ async fn extended_attributes_show_when_there_are_any() {
 async fn views_lead_to_snapshots() {
     let tree = || Node::directory([("srv", Node::directory([("data", Node::directory([]))]))]);
     let store = TestStore::new().await;
-    let header = |host: &str, tags: &[&str], time| Snapshot {
+    let header = |host: &str, tags: &[&str], time| Description {
         host: host.into(),
         tags: tags.iter().map(|t| (*t).into()).collect(),
         time_ns: time,
-        ..Snapshot::empty()
+        ..Description::default()
     };
     let old = store.backup(tree(), &["/srv/data"], header("a/b", &["daily"], 1_000_000_000)).await;
     let new = store.backup(tree(), &["/srv/data"], header("host", &[], 2_000_000_000)).await;
@@ -342,7 +342,7 @@ async fn new_and_removed_snapshots_change_the_views_and_nothing_else() {
     assert!(fs.refresh().await.unwrap().is_empty());
     assert_eq!(fs.attributes(ROOT).await.unwrap(), before);
 
-    store.backup(tree(), &["/"], Snapshot::empty()).await;
+    store.backup(tree(), &["/"], Description::default()).await;
     let changes = fs.refresh().await.unwrap();
     let root = changes.iter().find(|c| c.folder.is_empty()).unwrap();
     assert_eq!(root.names, [Arc::from(&b"latest"[..])]);
@@ -363,7 +363,7 @@ async fn a_listing_goes_on_while_snapshots_come_and_go() {
     let store = TestStore::new().await;
     let mut ids = Vec::new();
     for i in 1..=6 {
-        let header = Snapshot { time_ns: i * 1_000_000_000, ..Snapshot::empty() };
+        let header = Description { time_ns: i * 1_000_000_000, ..Description::default() };
         ids.push(store.backup(tree(), &["/"], header).await.id);
     }
     let fs = open(&store, FsConfig::default()).await;
@@ -449,7 +449,7 @@ async fn many_readers_of_one_file_load_it_once() {
 async fn statistics_add_up() {
     let tree = Node::directory([("f", Node::file("12345")), ("d", Node::directory([]))]);
     let (store, snapshot) = TestStore::with(tree.clone(), &["/"]).await;
-    store.backup(tree, &["/"], Snapshot::empty()).await;
+    store.backup(tree, &["/"], Description::default()).await;
     let one = open(&store, of(&snapshot)).await.statistics();
     assert_eq!((one.bytes, one.files), (5, 2));
     let all = open(&store, FsConfig::default()).await.statistics();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plakar_engine::meta::Kind;
-use plakar_engine::snapshot::Snapshot;
+use plakar_engine::snapshot::Description;
 use plakar_mount::config::FsConfig;
 use plakar_mount::fs::SnapshotFs;
 use plakar_mount::http::{HttpConfig, HttpError, HttpServer};
@@ -300,7 +300,7 @@ async fn requests_that_would_cost_too_much_are_refused() {
 async fn views_go_by_time_and_say_what_they_are() {
     let store = TestStore::new().await;
     for (tag, file) in [("a<b", "one"), ("c", "two")] {
-        let header = Snapshot { tags: vec![tag.into()], host: "h&h".into(), ..Snapshot::empty() };
+        let header = Description { tags: vec![tag.into()], host: "h&h".into(), ..Description::default() };
         store.backup(Node::directory([("file", Node::file(file))]), &["/"], header).await;
     }
     let served = Served::new(store, FsConfig::default()).await;

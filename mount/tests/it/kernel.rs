@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use plakar_engine::meta::Kind;
-use plakar_engine::snapshot::Snapshot;
+use plakar_engine::snapshot::Description;
 use plakar_mount::config::FsConfig;
 use plakar_mount::fs::SnapshotFs;
 use plakar_mount::session::Holder;
@@ -53,7 +53,7 @@ impl Mounted {
     /// Of one snapshot whose `/` was backed up.
     fn tree(tree: Node) -> Self {
         Self::new(async move |store| {
-            let snapshot = store.backup(tree, &["/"], Snapshot::empty()).await.id;
+            let snapshot = store.backup(tree, &["/"], Description::default()).await.id;
             FsConfig { what: What::Snapshot { snapshot, path: None }, ..FsConfig::default() }
         })
     }
@@ -238,7 +238,7 @@ fn views_are_live() {
     let tree = || Node::directory([("f", Node::file("x"))]);
     let m = Mounted::with(
         async |store| {
-            store.backup(tree(), &["/"], Snapshot::empty()).await;
+            store.backup(tree(), &["/"], Description::default()).await;
             FsConfig::default()
         },
         |config| config.refresh = Some(Duration::from_millis(100)),
@@ -249,7 +249,7 @@ fn views_are_live() {
     let open = File::open(m.path("latest/f")).unwrap();
     let first = m.store.repository.clone();
     let first = m.runtime.block_on(async move { first.catalog().await.unwrap().snapshots[0].id });
-    m.runtime.block_on(m.store.backup(tree(), &["/"], Snapshot::empty()));
+    m.runtime.block_on(m.store.backup(tree(), &["/"], Description::default()));
     let within = Instant::now() + Duration::from_secs(2);
     while fs::read_link(m.path("latest")).unwrap() == latest {
         assert!(Instant::now() < within, "the new snapshot does not show");
@@ -344,7 +344,7 @@ fn other_times_are_reached_by_name() {
     let m = Mounted::new(async |store| {
         for (day, text) in ["old", "new"].into_iter().enumerate() {
             let time_ns = 1_768_046_400_000_000_000 + day as i64 * 86_400_000_000_000;
-            store.backup(tree(text), &["/"], Snapshot { time_ns, ..Snapshot::empty() }).await;
+            store.backup(tree(text), &["/"], Description { time_ns, ..Description::default() }).await;
         }
         FsConfig::default()
     });
@@ -456,7 +456,7 @@ fn other_users_are_held_to_modes() {
                 ("private", Node::file("x").mode(0o600).owner(0, 0)),
                 ("public", Node::file("x").mode(0o644).owner(0, 0)),
             ]);
-            let snapshot = store.backup(tree, &["/"], Snapshot::empty()).await.id;
+            let snapshot = store.backup(tree, &["/"], Description::default()).await.id;
             FsConfig { what: What::Snapshot { snapshot, path: None }, ..FsConfig::default() }
         },
         |config| config.allow_other = true,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use plakar_engine::id::ObjectId;
 use plakar_engine::meta::Kind;
-use plakar_engine::snapshot::Snapshot;
+use plakar_engine::snapshot::Description;
 use plakar_mount::config::FsConfig;
 use plakar_mount::fs::{Attr, Lookup, ROOT, Seek, SnapshotFs};
 use plakar_mount::{FsError, Xattrs};
@@ -452,7 +452,7 @@ impl Model {
                 Some(id) if self.random.one_in(2) => self.trees[id].clone(),
                 _ => self.random.tree(0),
             };
-            let header = Snapshot { time_ns, ..Snapshot::empty() };
+            let header = Description { time_ns, ..Description::default() };
             let id = self.store.backup(tree.clone(), &["/"], header).await.id;
             self.shown.insert(time_ns, id);
             self.trees.insert(id, tree);

@@ -9,13 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use plakar_engine::cache::LocalDirs;
+use plakar_engine::cancel::Cancel;
 use plakar_engine::crypto::kdf::KdfParams;
 use plakar_engine::keyslot::UserSecret;
 use plakar_engine::monitor::Silent;
-use plakar_engine::ops::Cancel;
 use plakar_engine::ops::backup::{BackupOptions, Parent, backup};
 use plakar_engine::repository::{CreateOptions, Probe, Repository, create};
-use plakar_engine::snapshot::Snapshot;
+use plakar_engine::snapshot::{Description, Snapshot};
 use plakar_engine::storage::memory::MemoryStore;
 use plakar_engine::storage::{Area, Listed, ObjectName, PutObject, Store, StoreError, StoreErrorKind};
 use tokio::sync::watch;
@@ -51,15 +51,17 @@ impl TestStore {
     /// With one snapshot of a tree.
     pub(crate) async fn with(top: Node, roots: &[&str]) -> (Self, Snapshot) {
         let store = Self::new().await;
-        let snapshot = store.backup(top, roots, Snapshot::empty()).await;
+        let snapshot = store.backup(top, roots, Description::default()).await;
         (store, snapshot)
     }
 
-    pub(crate) async fn backup(&self, top: Node, roots: &[&str], header: Snapshot) -> Snapshot {
-        let source =
-            MemorySource::new(top, roots, if header.host.is_empty() { "here" } else { &header.host });
-        let options =
-            BackupOptions { header: Some(header), parent: Parent::None, ..BackupOptions::default() };
+    pub(crate) async fn backup(&self, top: Node, roots: &[&str], description: Description) -> Snapshot {
+        let source = MemorySource::new(
+            top,
+            roots,
+            if description.host.is_empty() { "here" } else { &description.host },
+        );
+        let options = BackupOptions { description, parent: Parent::None, ..BackupOptions::default() };
         let report =
             backup(&self.repository, source, options, Arc::new(Silent), Cancel::default()).await.unwrap();
         self.repository.refresh_catalog().await.unwrap();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use plakar_engine::meta::Kind;
-use plakar_engine::snapshot::Snapshot;
+use plakar_engine::snapshot::Description;
 use plakar_mount::config::FsConfig;
 use plakar_mount::fs::{Holds, Lookup, ROOT, SnapshotFs};
 use plakar_mount::{FsError, Xattrs};
@@ -16,8 +16,8 @@ const DAY: i64 = 86_400_000_000_000;
 /// Noon of 10 January 2026, UTC: the same day everywhere but at the date line.
 const NOON: i64 = 1_768_046_400_000_000_000;
 
-fn header(host: &str, days: i64) -> Snapshot {
-    Snapshot { host: host.into(), time_ns: NOON + days * DAY, ..Snapshot::empty() }
+fn description(host: &str, days: i64) -> Description {
+    Description { host: host.into(), time_ns: NOON + days * DAY, ..Description::default() }
 }
 
 fn etc<const N: usize>(entries: [(&str, Node); N]) -> Node {
@@ -35,7 +35,7 @@ async fn five(store: &TestStore) -> Vec<String> {
         ("web", etc([("passwd", Node::file("two")), ("sub", sub("b")), ("sub@latest", Node::file("real"))])),
     ];
     for (day, (host, tree)) in trees.into_iter().enumerate() {
-        store.backup(tree, &["/etc"], header(host, day as i64)).await;
+        store.backup(tree, &["/etc"], description(host, day as i64)).await;
     }
     let fs = open(store, FsConfig::default()).await;
     names(&fs, "snapshots").await
@@ -116,9 +116,9 @@ async fn a_name_with_a_time_opens_no_door() {
         let inside = Node::directory([("file", Node::file(text)), ("link", Node::symlink("file"))]);
         Node::directory([("d", inside.mode(mode))])
     };
-    store.backup(of(0o700, "secret"), &["/"], header("web", 0)).await;
-    store.backup(of(0o755, "public"), &["/"], header("web", 1)).await;
-    store.backup(of(0o755, "public too"), &["/"], header("web", 2)).await;
+    store.backup(of(0o700, "secret"), &["/"], description("web", 0)).await;
+    store.backup(of(0o755, "public"), &["/"], description("web", 1)).await;
+    store.backup(of(0o755, "public too"), &["/"], description("web", 2)).await;
     let fs = open(&store, FsConfig::default()).await;
     let s = names(&fs, "snapshots").await;
     let d = format!("snapshots/{}/d", s[2]);
@@ -230,7 +230,7 @@ async fn histories_follow_new_and_removed_snapshots() {
     let fs = open(&store, FsConfig::default()).await;
     assert_eq!(names(&fs, "versions/etc/passwd").await.len(), 4);
     let before = find(&fs, "versions/etc").await.unwrap().mtime;
-    store.backup(etc([("passwd", Node::file("three"))]), &["/etc"], header("web", 9)).await;
+    store.backup(etc([("passwd", Node::file("three"))]), &["/etc"], description("web", 9)).await;
     fs.refresh().await.unwrap();
     assert_eq!(names(&fs, "versions/etc/passwd").await.len(), 5);
     assert!(find(&fs, "versions/etc").await.unwrap().mtime > before);
@@ -247,7 +247,7 @@ async fn equal_trees_are_read_once() {
     let store = TestStore::new().await;
     let same = || etc([("sub", Node::directory([("deep", Node::file("same"))]))]);
     for day in 0..40 {
-        store.backup(same(), &["/etc"], header("web", day)).await;
+        store.backup(same(), &["/etc"], description("web", day)).await;
     }
     let fs = open(&store, FsConfig::default()).await;
     let before = store.store.gets();
@@ -273,9 +273,12 @@ async fn a_mount_tells_about_itself() {
     let reads = |v: &serde_json::Value| v["requests"]["reads"].as_u64().unwrap();
     assert!(reads(&then) > reads(&first), "{first} {then}");
     assert!(read(".plakar/statistics.txt").await.contains("requests.reads"));
-    let header: serde_json::Value =
+    let description: serde_json::Value =
         serde_json::from_str(&read(&format!(".plakar/snapshots/{}.json", s[2])).await).unwrap();
-    assert_eq!((header["origin"].as_str(), header["roots"][0].as_str()), (Some("db"), Some("/etc")));
+    assert_eq!(
+        (description["origin"].as_str(), description["roots"][0].as_str()),
+        (Some("db"), Some("/etc"))
+    );
 
     let file = find(&fs, &format!("snapshots/{}/etc/passwd", s[4])).await.unwrap().ino;
     let value =

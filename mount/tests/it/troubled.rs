@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use plakar_engine::snapshot::Snapshot;
+use plakar_engine::snapshot::Description;
 use plakar_mount::config::FsConfig;
 use plakar_mount::{MountConfig, What};
 use rustix::io::Errno;
@@ -37,7 +37,7 @@ fn files(n: usize) -> Node {
 fn mounted(tree: Node, deadline: Duration, change: impl FnOnce(&mut MountConfig)) -> Mounted {
     Mounted::with(
         async move |store| {
-            let snapshot = store.backup(tree, &["/"], Snapshot::empty()).await.id;
+            let snapshot = store.backup(tree, &["/"], Description::default()).await.id;
             let what = What::Snapshot { snapshot, path: None };
             FsConfig { what, deadline, ..FsConfig::default() }
         },
@@ -101,7 +101,7 @@ fn listings_are_whole_while_snapshots_come_and_go() {
     let m = Mounted::with(
         async |store| {
             for i in 1..=4 {
-                let header = Snapshot { time_ns: i * 2_000_000_000, ..Snapshot::empty() };
+                let header = Description { time_ns: i * 2_000_000_000, ..Description::default() };
                 store.backup(tree(), &["/"], header).await;
             }
             FsConfig::default()
@@ -135,7 +135,7 @@ fn listings_are_whole_while_snapshots_come_and_go() {
         for i in 0..7 {
             let _stop = StopOnPanic(&done);
             // Before, between and after those, but for the newest.
-            let header = Snapshot { time_ns: (2 * i % 7 + 1) * 1_000_000_000, ..Snapshot::empty() };
+            let header = Description { time_ns: (2 * i % 7 + 1) * 1_000_000_000, ..Description::default() };
             let id = m.runtime.block_on(m.store.backup(tree(), &["/"], header)).id;
             let short = id.short().to_string();
             let shows = || list().iter().any(|n| n.ends_with(&short));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use plakar_engine::importer::{
-    ImportError, LeftOut, Listed, Listing, SourceDirectory, SourceEntry, SourceFile, Stamp,
+    ImportError, LeftOut, ListedName, Listing, SourceDirectory, SourceEntry, SourceFile, Stamp,
 };
 use plakar_engine::meta::{InodeFlags, Kind, Xattr};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, SeekFrom, fstat, makedev, openat, readlinkat, seek, statx};
@@ -238,7 +238,7 @@ struct FsListing {
 }
 
 impl Listing for FsListing {
-    fn more(&mut self, most: usize) -> Result<Vec<Listed>, ImportError> {
+    fn more(&mut self, most: usize) -> Result<Vec<ListedName>, ImportError> {
         let end = self.next.saturating_add(most).min(self.names.all.len());
         let some = &self.names.all[self.next..end];
         self.next = end;
@@ -246,7 +246,7 @@ impl Listing for FsListing {
         // hard disk than in the order of names.
         let mut order: Vec<usize> = (0..some.len()).collect();
         order.sort_unstable_by_key(|i| some[*i].inode);
-        let mut entries: Vec<Option<Listed>> = some.iter().map(|_| None).collect();
+        let mut entries: Vec<Option<ListedName>> = some.iter().map(|_| None).collect();
         for i in order {
             let name = self.names.bytes_of(&some[i]);
             entries[i] = Some((name.to_vec(), self.directory.look_at(name)));

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::cancel::Cancel;
 use crate::crypto::{Class, Keyring};
 use crate::frame::{Codec, FrameRecord};
 use crate::id::{ObjectId, StoreId};
@@ -316,7 +317,7 @@ async fn nothing_lies_there_in_clear_and_checking_reads_the_store() {
     for l in bench.store.list(Area::Data).await.unwrap() {
         bench.store.delete(ObjectName::new(Area::Data, l.id)).await.unwrap();
     }
-    use crate::ops::{Cancel, check};
+    use crate::ops::check;
     let what = [(catalog.snapshots[0].clone(), b"/".to_vec())];
     let report = check::check(
         &repository,

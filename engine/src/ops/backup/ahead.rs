@@ -33,7 +33,7 @@ pub(super) struct Opened {
     /// What was compared and not yet taken.
     ready: VecDeque<Found>,
     /// The listings of the directories among that, but for mount points, by name.
-    below: VecDeque<Arc<Job>>,
+    below: VecDeque<Arc<Visit>>,
     /// A page was taken.
     begun: bool,
 }
@@ -57,8 +57,8 @@ impl Opened {
     }
 
     /// The listing of a directory in it; asked for in the order of names.
-    pub(super) fn below(&mut self, name: &[u8]) -> Option<Arc<Job>> {
-        self.below.front().is_some_and(|job| job.name == name).then(|| self.below.pop_front()).flatten()
+    pub(super) fn below(&mut self, name: &[u8]) -> Option<Arc<Visit>> {
+        self.below.front().is_some_and(|visit| visit.name == name).then(|| self.below.pop_front()).flatten()
     }
 
     /// The entries of the next page. The first one may have none; `None` behind the last one.
@@ -92,26 +92,26 @@ impl Opened {
 }
 
 /// A listing that somebody will read: a lister, or the walk itself when it gets there first.
-pub(super) struct Job {
+pub(super) struct Visit {
     parent: Arc<dyn SourceDirectory>,
     name: Vec<u8>,
     trail: Trail,
     /// Its node in the previous snapshot, as its parent's entry there has it.
     node: Option<BlobId>,
-    state: Mutex<JobState>,
+    state: Mutex<VisitState>,
     changed: Condvar,
 }
 
-enum JobState {
+enum VisitState {
     Waiting,
     Running,
     Done(Box<Result<Opened, ImportError>>),
     Taken,
 }
 
-impl Job {
+impl Visit {
     fn new(parent: Arc<dyn SourceDirectory>, above: &Trail, name: &[u8], node: Option<BlobId>) -> Self {
-        let (state, changed) = (Mutex::new(JobState::Waiting), Condvar::new());
+        let (state, changed) = (Mutex::new(VisitState::Waiting), Condvar::new());
         Self { parent, name: name.to_vec(), trail: above.join(name), node, state, changed }
     }
 
@@ -123,7 +123,7 @@ impl Job {
 
 #[derive(Default)]
 struct Queue {
-    jobs: Vec<Arc<Job>>,
+    visits: Vec<Arc<Visit>>,
     ahead_entries: usize,
     ahead_directories: usize,
     /// Threads that wait.
@@ -183,22 +183,22 @@ impl<'a> Ahead<'a> {
             opened.listing = None;
             opened.comparison.end(self.beside.previous, &mut opened.ready);
         }
-        let mut jobs = Vec::new();
+        let mut visits = Vec::new();
         for found in opened.ready.range(before..) {
             if let Found::Directory { now, was, .. } = found
                 && now.left_out.is_none()
             {
                 let node = was.as_ref().and_then(Entry::directory).map(|(node, _)| node);
-                jobs.push(Arc::new(Job::new(opened.handle.clone(), &opened.trail, &now.name, node)));
+                visits.push(Arc::new(Visit::new(opened.handle.clone(), &opened.trail, &now.name, node)));
             }
         }
-        self.push(&jobs);
-        opened.below.extend(jobs);
+        self.push(&visits);
+        opened.below.extend(visits);
         Ok(true)
     }
 
-    fn list_job(&self, job: &Job) -> Result<Opened, ImportError> {
-        self.list(job.parent.open_directory(&job.name)?, &job.trail, job.node)
+    fn list_visit(&self, visit: &Visit) -> Result<Opened, ImportError> {
+        self.list(visit.parent.open_directory(&visit.name)?, &visit.trail, visit.node)
     }
 
     fn queue(&self) -> parking_lot::MutexGuard<'_, Queue> {
@@ -206,17 +206,17 @@ impl<'a> Ahead<'a> {
     }
 
     /// Adds listings; the first one is wanted first, and before all that were added earlier.
-    fn push(&self, jobs: &[Arc<Job>]) {
-        if jobs.is_empty() {
+    fn push(&self, visits: &[Arc<Visit>]) {
+        if visits.is_empty() {
             return;
         }
         let idle = {
             let mut q = self.queue();
-            q.jobs.extend(jobs.iter().rev().cloned());
+            q.visits.extend(visits.iter().rev().cloned());
             q.idle
         };
         // Waking somebody costs more than most listings: none is woken for nothing.
-        for _ in 0..jobs.len().min(idle) {
+        for _ in 0..visits.len().min(idle) {
             self.wake.notify_one();
         }
     }
@@ -235,17 +235,17 @@ impl<'a> Ahead<'a> {
 
     fn work(&self) {
         loop {
-            let job = {
+            let visit = {
                 let mut q = self.queue();
                 loop {
                     if q.closed {
                         return;
                     }
                     if q.has_room()
-                        && let Some(job) = q.jobs.pop()
+                        && let Some(visit) = q.visits.pop()
                     {
                         q.ahead_directories += 1;
-                        break job;
+                        break visit;
                     }
                     q.idle += 1;
                     self.wake.wait(&mut q);
@@ -253,34 +253,34 @@ impl<'a> Ahead<'a> {
                 }
             };
             {
-                let mut state = job.state.lock();
-                if !matches!(*state, JobState::Waiting) {
+                let mut state = visit.state.lock();
+                if !matches!(*state, VisitState::Waiting) {
                     self.queue().ahead_directories -= 1;
                     continue;
                 }
-                *state = JobState::Running;
+                *state = VisitState::Running;
             }
-            let listed = self.list_job(&job);
+            let listed = self.list_visit(&visit);
             self.queue().ahead_entries += listed.as_ref().map_or(0, |o| o.ready.len());
-            *job.state.lock() = JobState::Done(Box::new(listed));
-            job.changed.notify_all();
+            *visit.state.lock() = VisitState::Done(Box::new(listed));
+            visit.changed.notify_all();
         }
     }
 
     /// A listing, now.
-    pub(super) fn take(&self, job: &Job) -> Result<Opened, ImportError> {
-        let mut state = job.state.lock();
+    pub(super) fn take(&self, visit: &Visit) -> Result<Opened, ImportError> {
+        let mut state = visit.state.lock();
         loop {
-            match std::mem::replace(&mut *state, JobState::Taken) {
-                JobState::Waiting | JobState::Taken => {
+            match std::mem::replace(&mut *state, VisitState::Taken) {
+                VisitState::Waiting | VisitState::Taken => {
                     drop(state);
-                    return self.list_job(job);
+                    return self.list_visit(visit);
                 }
-                JobState::Running => {
-                    *state = JobState::Running;
-                    job.changed.wait(&mut state);
+                VisitState::Running => {
+                    *state = VisitState::Running;
+                    visit.changed.wait(&mut state);
                 }
-                JobState::Done(listed) => {
+                VisitState::Done(listed) => {
                     let listed = *listed;
                     drop(state);
                     let mut q = self.queue();

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::change::ChangeBy;
 use super::previous::{Known, Part, Previous};
+use crate::cancel::Cancel;
 use crate::chunker::Chunker;
 use crate::crypto::Class;
 use crate::error::{Error, Result};
@@ -14,7 +15,6 @@ use crate::id::{BlobId, ObjectId};
 use crate::importer::{ImportError, Importer, SourceEntry, Stamp};
 use crate::meta::Metadata;
 use crate::monitor::{Event, Monitor};
-use crate::ops::Cancel;
 use crate::repository::writer::{Framer, Run};
 use crate::trail::Trail;
 use crate::tree::{self, Contents, Detail, Entry, Extent, Links, Owners, Summary};

@@ -3,7 +3,7 @@
 use super::change::{self, ChangeBy, Verdict};
 use super::exclude::Excludes;
 use super::previous::{Before, Known, Previous};
-use crate::importer::{ImportError, Listed, SourceEntry, Stamp};
+use crate::importer::{ImportError, ListedName, SourceEntry, Stamp};
 use crate::meta::Kind;
 use crate::repository::writer::Run;
 use crate::tree::{Detail, Entry, is_valid_name};
@@ -108,7 +108,7 @@ impl Comparison {
     pub(super) fn next(
         &mut self,
         mut at: Vec<u8>,
-        listed: Vec<Listed>,
+        listed: Vec<ListedName>,
         beside: &Beside<'_>,
         found: &mut impl Extend<Found>,
     ) {

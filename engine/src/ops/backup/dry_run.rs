@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::exclude::{Excludes, Why};
 use super::scan::own_mount_left_out;
+use crate::cancel::Cancel;
 use crate::error::Result;
 use crate::importer::{ImportError, Importer, LeftOut, Listing, SourceDirectory};
 use crate::meta::Kind;
 use crate::monitor::{Event, Monitor};
-use crate::ops::Cancel;
 use crate::trail::Trail;
 
 /// Names that are asked for at once.

@@ -6,37 +6,37 @@ use std::collections::BTreeMap;
 use crossbeam_channel::Sender;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::read::Job;
+use super::read::Cuts;
 use crate::error::{Error, Result};
 
 /// How many units a reader may be ahead of the slowest one: bounds what waits here.
 const AHEAD: u64 = 2 * super::read::READERS as u64;
 
 /// Jobs of a batch, at most: files without much in them would else wait for each other in any number.
-const MOST_JOBS: usize = 16;
+const MOST_CUTS: usize = 16;
 
 /// Jobs whose blobs may stand in one frame.
-pub(super) type Batch = Vec<Job>;
+pub(super) type Batch = Vec<Cuts>;
 
-/// Takes each unit's job once and passes them on in the order of their numbers, about a frame's worth at a time.
+/// Takes each unit's cuts once and passes them on in the order of their numbers, about a frame's worth at a time.
 pub(super) struct Order {
     state: Mutex<State>,
     moved: Condvar,
-    /// Bytes of a batch, at most, unless one job has more.
+    /// Bytes of a batch, at most, unless those of one unit are more.
     batch_bytes: usize,
 }
 
 struct State {
     /// The unit that is passed on next.
     next: u64,
-    waiting: BTreeMap<u64, Job>,
+    waiting: BTreeMap<u64, Cuts>,
     batch: Batch,
     bytes: usize,
     /// `None` when nobody takes anything any more.
     out: Option<Sender<Batch>>,
 }
 
-/// The right, and the duty, to bring the job of one unit: one that is dropped counts as brought, and empty.
+/// The right, and the duty, to bring the cuts of one unit: one that is dropped counts as brought, and empty.
 pub(super) struct Ticket<'a> {
     order: &'a Order,
     number: u64,
@@ -65,35 +65,35 @@ impl Order {
     }
 
     /// Waits while this unit is too far ahead. The next one in turn never waits, so all get on.
-    fn bring(&self, number: u64, job: Job) {
+    fn bring(&self, number: u64, cuts: Cuts) {
         let mut state = self.lock();
         while state.out.is_some() && number >= state.next + AHEAD {
             self.moved.wait(&mut state);
         }
-        state.waiting.insert(number, job);
-        while let Some(job) = state.take_next() {
-            if state.bytes + job.len() > self.batch_bytes || state.batch.len() >= MOST_JOBS {
+        state.waiting.insert(number, cuts);
+        while let Some(cuts) = state.take_next() {
+            if state.bytes + cuts.len() > self.batch_bytes || state.batch.len() >= MOST_CUTS {
                 state.send();
             }
-            state.bytes += job.len();
-            state.batch.push(job);
+            state.bytes += cuts.len();
+            state.batch.push(cuts);
         }
         self.moved.notify_all();
     }
 }
 
 impl State {
-    fn take_next(&mut self) -> Option<Job> {
-        let job = self.waiting.remove(&self.next)?;
+    fn take_next(&mut self) -> Option<Cuts> {
+        let cuts = self.waiting.remove(&self.next)?;
         self.next += 1;
-        Some(job)
+        Some(cuts)
     }
 
     /// Whoever waits here for room among the batches holds the lock: the other readers have to wait as well.
     fn send(&mut self) {
         self.bytes = 0;
         let mut batch = std::mem::take(&mut self.batch);
-        batch.retain(|job| job.len() > 0);
+        batch.retain(|cuts| cuts.len() > 0);
         if !batch.is_empty() && self.out.as_ref().is_some_and(|out| out.send(batch).is_err()) {
             self.out = None;
         }
@@ -101,10 +101,10 @@ impl State {
 }
 
 impl Ticket<'_> {
-    /// Brings the job, which may be empty.
-    pub(super) fn bring(mut self, job: Job) -> Result<()> {
+    /// Brings the cuts, which may be empty.
+    pub(super) fn bring(mut self, cuts: Cuts) -> Result<()> {
         self.used = true;
-        self.order.bring(self.number, job);
+        self.order.bring(self.number, cuts);
         if self.order.lock().out.is_some() { Ok(()) } else { Err(Error::Cancelled) }
     }
 }
@@ -112,7 +112,7 @@ impl Ticket<'_> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         if !self.used {
-            self.order.bring(self.number, Job::default());
+            self.order.bring(self.number, Cuts::default());
         }
     }
 }
@@ -121,10 +121,10 @@ impl Drop for Ticket<'_> {
 mod tests {
     use super::*;
 
-    fn job(n: u64) -> Job {
-        let mut job = Job::default();
-        job.buffer.extend([n as u8; 100]);
-        job
+    fn cuts(n: u64) -> Cuts {
+        let mut cuts = Cuts::default();
+        cuts.buffer.extend([n as u8; 100]);
+        cuts
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
             if number == 5 {
                 drop(order.ticket(number));
             } else {
-                order.ticket(number).bring(job(number)).unwrap();
+                order.ticket(number).bring(cuts(number)).unwrap();
             }
         }
         order.finish();
@@ -148,17 +148,17 @@ mod tests {
         let (out, batches) = crossbeam_channel::unbounded();
         let order = Order::new(out, 100);
         std::thread::scope(|s| {
-            let ahead = s.spawn(|| order.ticket(AHEAD).bring(job(9)));
+            let ahead = s.spawn(|| order.ticket(AHEAD).bring(cuts(9)));
             for number in 1..AHEAD {
-                order.ticket(number).bring(job(1)).unwrap();
+                order.ticket(number).bring(cuts(1)).unwrap();
             }
             assert!(batches.is_empty() && !ahead.is_finished());
-            order.ticket(0).bring(job(0)).unwrap();
+            order.ticket(0).bring(cuts(0)).unwrap();
             ahead.join().unwrap().unwrap();
         });
         drop(batches);
         // Nobody takes what is brought: that is said, and nobody waits.
-        assert!(order.ticket(AHEAD + 1).bring(job(1)).is_err());
-        assert!(order.ticket(10 * AHEAD).bring(job(1)).is_err());
+        assert!(order.ticket(AHEAD + 1).bring(cuts(1)).is_err());
+        assert!(order.ticket(10 * AHEAD).bring(cuts(1)).is_err());
     }
 }

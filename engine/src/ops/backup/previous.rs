@@ -13,13 +13,14 @@ use tokio::runtime::Handle;
 
 use super::change::UNTRUSTED;
 use super::parent::{Parent, is_same_source, parents};
+use crate::blocking::blocking;
 use crate::cache::{DirectoryRow, LocalCache};
 use crate::crypto::Keyring;
 use crate::error::{Error, Result};
 use crate::id::{BlobId, ObjectId};
 use crate::importer::{SourceEntry, Stamp};
+use crate::repository::now_ns;
 use crate::repository::writer::Run;
-use crate::repository::{blocking, now_ns};
 use crate::snapshot::Snapshot;
 use crate::trail::Trail;
 use crate::tree::{Detail, Directory, Entry, Extent, Page, Summary};
@@ -143,7 +144,7 @@ impl Previous {
         let cache = repository.cache().clone();
         let source = source_hash(&keys, snapshot);
         let cached = cache.sources().unwrap_or_else(|e| {
-            tracing::warn!(e = crate::repository::report(&e), "the file cache cannot be read");
+            tracing::warn!(e = crate::error::report(&e), "the file cache cannot be read");
             Vec::new()
         });
         let parents = parents(parent, source, snapshot, &cached, run.catalog());

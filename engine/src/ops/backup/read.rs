@@ -51,12 +51,12 @@ pub(super) struct FileTask {
 
 /// Clear bytes on their way to becoming blobs.
 #[derive(Default)]
-pub(super) struct Job {
+pub(super) struct Cuts {
     pub(super) buffer: Vec<u8>,
     pieces: Vec<Piece>,
 }
 
-impl Job {
+impl Cuts {
     /// Its bytes.
     pub(super) fn len(&self) -> usize {
         self.buffer.len()
@@ -157,7 +157,7 @@ pub(super) fn read(
     buffers: &Buffers,
     large: &Turns,
 ) {
-    let mut reader = Reader { assembly, large_files, buffers, job: Job::default() };
+    let mut reader = Reader { assembly, large_files, buffers, cuts: Cuts::default() };
     for unit in units {
         let ticket = order.ticket(unit.number);
         for task in unit.files {
@@ -168,7 +168,7 @@ pub(super) fn read(
                 // It goes its own way, past those that wait for their turn.
                 let small = reader.take();
                 let done = large.take(|| reader.file(task).and_then(|()| reader.hand_on()));
-                buffers.give(std::mem::replace(&mut reader.job, small).buffer);
+                buffers.give(std::mem::replace(&mut reader.cuts, small).buffer);
                 done
             } else {
                 reader.file(task)
@@ -187,7 +187,7 @@ struct Reader<'a> {
     assembly: &'a Assembly,
     large_files: Sender<Batch>,
     buffers: &'a Buffers,
-    job: Job,
+    cuts: Cuts,
 }
 
 impl Reader<'_> {
@@ -297,7 +297,7 @@ impl Reader<'_> {
         let mut next = start;
         let mut ended = start == end && !on;
         // Where the bytes that are not cut yet begin.
-        let mut open = self.job.buffer.len();
+        let mut open = self.cuts.buffer.len();
         loop {
             // Enough for the longest chunk, and for what follows it to be read in large steps. One byte more than there
             // should be shows whether that is the end; of what should have none, enough for what is read at once or never
@@ -308,39 +308,39 @@ impl Reader<'_> {
                 (true, 0) => BEYOND,
                 (true, _) => left + 1,
             };
-            let room = (2 * most).saturating_sub(self.job.buffer.len() - open) as u64;
+            let room = (2 * most).saturating_sub(self.cuts.buffer.len() - open) as u64;
             let want = if ended { 0 } else { expected.min(room) as usize };
             if want > 0 {
-                let old = self.job.buffer.len();
-                self.job.buffer.reserve_exact(want);
-                self.job.buffer.resize(old + want, 0);
-                let n = match file.read(&mut self.job.buffer[old..]) {
+                let old = self.cuts.buffer.len();
+                self.cuts.buffer.reserve_exact(want);
+                self.cuts.buffer.resize(old + want, 0);
+                let n = match file.read(&mut self.cuts.buffer[old..]) {
                     Ok(n) => n,
                     Err(e) => {
-                        self.job.buffer.truncate(open);
+                        self.cuts.buffer.truncate(open);
                         return Ok(Err(e));
                     }
                 };
-                self.job.buffer.truncate(old + n);
+                self.cuts.buffer.truncate(old + n);
                 next += n as u64;
                 ended = n < want || !on && next == end;
                 self.assembly.read_bytes.fetch_add(n as u64, Ordering::Relaxed);
                 self.assembly.monitor.event(Event::Progress { bytes: n as u64 });
             }
-            while self.job.buffer.len() > open && (ended || self.job.buffer.len() - open >= most) {
-                let n = chunker.cut(&self.job.buffer[open..]);
+            while self.cuts.buffer.len() > open && (ended || self.cuts.buffer.len() - open >= most) {
+                let n = chunker.cut(&self.cuts.buffer[open..]);
                 work.expect();
-                self.job.pieces.push(Piece { file: work.clone(), offset: at, range: open..open + n });
+                self.cuts.pieces.push(Piece { file: work.clone(), offset: at, range: open..open + n });
                 at += n as u64;
                 open += n;
             }
             if open >= FULL {
-                let rest = self.job.buffer.split_off(open);
+                let rest = self.cuts.buffer.split_off(open);
                 self.hand_on()?;
-                self.job.buffer.extend_from_slice(&rest);
+                self.cuts.buffer.extend_from_slice(&rest);
                 open = 0;
             }
-            if ended && open == self.job.buffer.len() {
+            if ended && open == self.cuts.buffer.len() {
                 return Ok(Ok(at));
             }
         }
@@ -349,17 +349,17 @@ impl Reader<'_> {
     /// Gives what was read of a large file to the workers.
     fn hand_on(&mut self) -> Result<()> {
         self.assembly.cancel.check()?;
-        let job = self.take();
-        if job.pieces.is_empty() {
+        let cuts = self.take();
+        if cuts.pieces.is_empty() {
             return Ok(());
         }
-        self.large_files.send(vec![job]).map_err(|_closed| crate::error::Error::Cancelled)
+        self.large_files.send(vec![cuts]).map_err(|_closed| crate::error::Error::Cancelled)
     }
 
     /// What was read and not handed on.
-    fn take(&mut self) -> Job {
-        let next = Job { buffer: self.buffers.take(), pieces: Vec::new() };
-        std::mem::replace(&mut self.job, next)
+    fn take(&mut self) -> Cuts {
+        let next = Cuts { buffer: self.buffers.take(), pieces: Vec::new() };
+        std::mem::replace(&mut self.cuts, next)
     }
 }
 
@@ -385,9 +385,9 @@ pub(super) fn identify(assembly: &Assembly, batches: Receiver<Batch>, buffers: &
         Err(e) => return assembly.run.fail(e),
     };
     let keys = assembly.run.repository().keys().clone();
-    let work = |job: &mut Job, framer: &mut Framer| {
-        std::mem::take(&mut job.pieces).into_iter().try_for_each(|piece| {
-            let clear = &job.buffer[piece.range];
+    let work = |cuts: &mut Cuts, framer: &mut Framer| {
+        std::mem::take(&mut cuts.pieces).into_iter().try_for_each(|piece| {
+            let clear = &cuts.buffer[piece.range];
             let id = keys.identify(Class::Data, clear);
             if assembly.run.claim(&id) {
                 framer.push(&assembly.run, id, clear)?;
@@ -397,14 +397,14 @@ pub(super) fn identify(assembly: &Assembly, batches: Receiver<Batch>, buffers: &
         })
     };
     for batch in batches {
-        for mut job in batch {
+        for mut cuts in batch {
             if assembly.run.check().is_err() {
                 continue;
             }
-            if let Err(e) = work(&mut job, &mut framer) {
+            if let Err(e) = work(&mut cuts, &mut framer) {
                 assembly.run.fail(e);
             }
-            buffers.give(job.buffer);
+            buffers.give(cuts.buffer);
         }
         if let Err(e) = framer.settle(&assembly.run) {
             assembly.run.fail(e);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 
-use super::ahead::{Ahead, Entries, Job, Opened};
+use super::ahead::{Ahead, Entries, Opened, Visit};
 use super::assemble::{Assembly, Begin, Directory, Page, Slot, missing};
 use super::compare::{Beside, Found};
 use super::exclude::Excludes;
@@ -37,7 +37,7 @@ enum What {
     /// A root: opened by path.
     Root,
     /// Anything below.
-    Below(Arc<Job>),
+    Below(Arc<Visit>),
     /// It stays empty.
     Empty,
 }
@@ -150,7 +150,7 @@ impl Walk<'_> {
         let Todo { parent, mut own, previous, what } = todo;
         let assembly = self.assembly.clone();
         let trail = match (&parent, &what) {
-            (_, What::Below(job)) => job.trail().clone(),
+            (_, What::Below(visit)) => visit.trail().clone(),
             (Some((page, _)), _) => page.directory.trail.join(&own.name),
             (None, _) => Trail::default(),
         };
@@ -163,7 +163,7 @@ impl Walk<'_> {
                 self.attributes(&path, &mut own, handle.own_xattrs(), handle.own_flags());
                 self.ahead.list(handle, &trail, previous)
             }),
-            What::Below(job) => self.ahead.take(&job),
+            What::Below(visit) => self.ahead.take(&visit),
         };
         let opened = match opened {
             Ok(opened) => opened,
@@ -345,7 +345,7 @@ impl Walk<'_> {
                 }
             }
             let what = match opened.below(&now.name) {
-                Some(job) => What::Below(job),
+                Some(visit) => What::Below(visit),
                 None if now.left_out.is_some() => {
                     if now.left_out == Some(LeftOut::OwnMount) {
                         own_mount_left_out(assembly.monitor.as_ref(), &directory.path_of(&now.name));

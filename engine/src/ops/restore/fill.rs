@@ -9,18 +9,18 @@ use futures::stream::{self, StreamExt};
 use parking_lot::RwLock;
 
 use super::links::Fate;
-use super::{Job, add};
-use crate::error::{Error, Result};
+use super::{Restore, add};
+use crate::error::{Error, Result, is_damage, report};
 use crate::exporter::{Attributes, ExportFile};
 use crate::id::BlobId;
 use crate::meta::{InodeFlags, Metadata, Xattr};
 use crate::monitor::Event;
 use crate::ops::gather::{self, News, Wanted};
 use crate::repository::reader::Origin;
-use crate::repository::{Index, Row, report};
+use crate::repository::{Index, Row};
 use crate::trail::Trail;
 use crate::tree::{Detail, Entry};
-use crate::vfs::{Pieces, is_damage};
+use crate::vfs::Pieces;
 
 /// A draft ends when it has so many pieces, or bytes of memory.
 const MOST_PIECES: usize = 32_768;
@@ -141,7 +141,7 @@ struct Planned {
     uses: Range<u32>,
 }
 
-impl Job {
+impl Restore {
     /// Adds a file with contents to a draft. Gives it back if its pieces are in extent lists, which are to be read.
     pub(super) fn draw_up(
         &self,
@@ -265,8 +265,8 @@ impl Job {
                 if self.failing.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                let (job, files) = (self.clone(), files.clone());
-                let take = move |w: &Wanted<Range<u32>>, news: News<'_>| job.take(&files, w, news);
+                let (restore, files) = (self.clone(), files.clone());
+                let take = move |w: &Wanted<Range<u32>>, news: News<'_>| restore.take(&files, w, news);
                 gather::read(&self.repository, Origin::Anywhere, batch?, take).await
             })
             .buffer_unordered(parallel);

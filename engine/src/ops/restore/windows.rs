@@ -7,14 +7,12 @@ use tokio::sync::mpsc;
 
 use super::fill::{Among, Draft, LongFile, Plan};
 use super::links::{Fate, Name};
-use super::{Job, add};
-use crate::error::Result;
+use super::{Restore, add};
+use crate::error::{Result, is_damage, report};
 use crate::exporter::Made;
 use crate::monitor::Event;
-use crate::repository::report;
 use crate::trail::Trail;
 use crate::tree::{Detail, Entry};
-use crate::vfs::is_damage;
 use crate::walk::{Step, Walk};
 
 /// A window ends when it has so many entries that wait for something, or bytes of them, or its draft is full. The first
@@ -49,7 +47,7 @@ pub(super) struct Finished {
 
 /// Walks, on a thread of its own: most steps need nothing but the processor.
 pub(super) struct Gatherer {
-    job: Arc<Job>,
+    restore: Arc<Restore>,
     walk: Walk,
     /// Of each directory entered and not left, whether it was made by us.
     made: Vec<bool>,
@@ -60,19 +58,19 @@ pub(super) struct Gatherer {
 }
 
 impl Gatherer {
-    pub(super) fn new(job: Arc<Job>, entry: Entry, start: Vec<u8>) -> Self {
-        let walk = Walk::new(job.vfs.clone(), entry, start);
-        Self { job, walk, made: Vec::new(), long: None, entries: FIRST_ENTRIES, is_done: false }
+    pub(super) fn new(restore: Arc<Restore>, entry: Entry, start: Vec<u8>) -> Self {
+        let walk = Walk::new(restore.vfs.clone(), entry, start);
+        Self { restore, walk, made: Vec::new(), long: None, entries: FIRST_ENTRIES, is_done: false }
     }
 
     /// Gathers all windows, each when there is room for it.
     pub(super) fn run(mut self, windows: &mpsc::Sender<Window>) -> Result<()> {
         while !self.is_done {
             // Nobody takes one any more when filling has failed.
-            let Ok(room) = self.job.runtime.block_on(windows.reserve()) else { return Ok(()) };
+            let Ok(room) = self.restore.runtime.block_on(windows.reserve()) else { return Ok(()) };
             let window = self.window();
             if window.is_err() {
-                self.job.failing.store(true, Ordering::Relaxed);
+                self.restore.failing.store(true, Ordering::Relaxed);
             }
             match window? {
                 Some(window) => room.send(window),
@@ -84,7 +82,7 @@ impl Gatherer {
 
     /// Walks until a window is full. None if filling has failed.
     fn window(&mut self) -> Result<Option<Window>> {
-        let job = self.job.clone();
+        let restore = self.restore.clone();
         let (mut window, mut draft) = (Window::default(), Draft::default());
         let mut bytes = 0;
         loop {
@@ -92,20 +90,20 @@ impl Gatherer {
             if entries >= self.entries || bytes >= MOST_BYTES || !draft.has_room() {
                 break;
             }
-            job.cancel.check()?;
-            if job.failing.load(Ordering::Relaxed) {
+            restore.cancel.check()?;
+            if restore.failing.load(Ordering::Relaxed) {
                 return Ok(None);
             }
             if let Some(long) = self.long.take() {
-                self.long = job.draw_up_long(long, &mut draft)?;
+                self.long = restore.draw_up_long(long, &mut draft)?;
                 continue;
             }
-            let Some(step) = job.runtime.block_on(self.walk.next()) else {
+            let Some(step) = restore.runtime.block_on(self.walk.next()) else {
                 self.is_done = true;
                 break;
             };
             match step {
-                Step::Unreadable(e) if is_damage(&e) => job.damaged(self.walk.path(), &report(&e)),
+                Step::Unreadable(e) if is_damage(&e) => restore.damaged(self.walk.path(), &report(&e)),
                 Step::Unreadable(e) => return Err(e),
                 Step::Enter(entry) => self.enter(&entry)?,
                 Step::Leave(entry) => {
@@ -115,7 +113,7 @@ impl Gatherer {
                             bytes += entry.weight() + 64;
                             window.finished.push(Finished { trail: self.walk.left().clone(), entry });
                         }
-                        Err(e) if is_damage(&e) => job.damaged(self.walk.path(), &report(&e)),
+                        Err(e) if is_damage(&e) => restore.damaged(self.walk.path(), &report(&e)),
                         Err(e) => return Err(e),
                         Ok(_) => {}
                     }
@@ -124,7 +122,7 @@ impl Gatherer {
             }
         }
         self.entries = (self.entries * 4).min(MOST_ENTRIES);
-        window.plan = job.plan(draft)?;
+        window.plan = restore.plan(draft)?;
         Ok(Some(window))
     }
 
@@ -135,21 +133,21 @@ impl Gatherer {
         draft: &mut Draft,
         bytes: &mut usize,
     ) -> Result<()> {
-        let (job, path) = (&self.job, self.walk.path());
+        let (restore, path) = (&self.restore, self.walk.path());
         let why = entry.error.as_deref().unwrap_or("unknown");
         match &entry.detail {
             Detail::Missing => {
-                job.failed(path, &format!("was not backed up: {why}"));
+                restore.failed(path, &format!("was not backed up: {why}"));
                 return Ok(());
             }
             Detail::Regular(c) if c.missing => {
-                job.failed(path, &format!("its contents were not backed up: {why}"));
+                restore.failed(path, &format!("its contents were not backed up: {why}"));
                 return Ok(());
             }
             _ => {}
         }
         let directory = self.walk.trail();
-        let group = match job.names.meet(&directory, &entry) {
+        let group = match restore.names.meet(&directory, &entry) {
             Name::Further(group) => {
                 *bytes += entry.weight() + 64;
                 window.links.push(Link { directory, entry, group });
@@ -159,22 +157,22 @@ impl Gatherer {
             Name::Only => None,
         };
         if let Detail::Regular(_) = &entry.detail {
-            self.long = job.draw_up(directory, entry, group.map_or(Among::None, Among::First), draft)?;
+            self.long = restore.draw_up(directory, entry, group.map_or(Among::None, Among::First), draft)?;
             return Ok(());
         }
-        job.special(path, &entry, group).map(|_| ())
+        restore.special(path, &entry, group).map(|_| ())
     }
 
     fn enter(&mut self, entry: &Entry) -> Result<()> {
-        let (job, path) = (&self.job, self.walk.path());
-        let made = job.target.make_directory(path, entry.flags);
+        let (restore, path) = (&self.restore, self.walk.path());
+        let made = restore.target.make_directory(path, entry.flags);
         self.made.push(matches!(made, Ok(Made::Yes)));
-        job.recorded(path, entry.error.as_deref());
+        restore.recorded(path, entry.error.as_deref());
         match made {
-            Ok(Made::Yes) => add(&job.counts.directories, 1),
+            Ok(Made::Yes) => add(&restore.counts.directories, 1),
             Ok(Made::Kept) => {}
             Err(e) => {
-                job.entry_failed(path, e)?;
+                restore.entry_failed(path, e)?;
                 self.walk.skip();
             }
         }
@@ -182,7 +180,7 @@ impl Gatherer {
     }
 }
 
-impl Job {
+impl Restore {
     /// Makes what has no contents; tells whether it did.
     pub(super) fn special(&self, path: &[u8], entry: &Entry, group: Option<u64>) -> Result<Made> {
         let target = match &entry.detail {

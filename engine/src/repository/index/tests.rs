@@ -17,9 +17,9 @@ fn blob(i: u64) -> BlobId {
 }
 
 /// A state of blobs numbered `range`, 100 to a frame, 50 frames to a packfile.
-fn batch(keys: &Keyring, range: std::ops::Range<u64>) -> Batch {
+fn batch(keys: &Keyring, range: std::ops::Range<u64>) -> Rows {
     let key = keys.new_data_key();
-    let mut b = Batch { keys: vec![keys.wrap(&key)], ..Batch::default() };
+    let mut b = Rows { keys: vec![keys.wrap(&key)], ..Rows::default() };
     for (n, i) in range.enumerate() {
         if n % 5000 == 0 {
             let id = ObjectId(*blake3::hash(&[&i.to_le_bytes()[..], b"packfile"].concat()).as_bytes());

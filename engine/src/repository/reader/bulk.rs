@@ -6,8 +6,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
 
-use super::{FrameKey, FrameReader, FrameRef, Origin, PARALLEL, Purpose, damaged, plan, with_decoder};
+use super::{FrameReader, Origin, PARALLEL, damaged, plan, with_decoder};
 use crate::error::{Error, Result};
+use crate::frame_source::{FrameKey, FrameRef, Purpose};
 
 /// Frames that were fetched, to be opened.
 #[derive(Debug)]
@@ -71,7 +72,7 @@ impl FrameReader {
             self.ranges(&wanted, &mut ranges).await
         };
         let fetched = Fetched { frames: wanted.into_iter().zip(places).collect(), ranges };
-        crate::repository::blocking(move || work(fetched)).await
+        crate::blocking::blocking(move || work(fetched)).await
     }
 
     /// Fetches all frames from the store, in few ranges.
