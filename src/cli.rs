@@ -102,7 +102,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Choosing snapshots")]
 pub(crate) struct Query {
-    /// Older than this: a date, or how long ago (2d, 3 months, yesterday)
+    /// Older than this: a date or time, local unless it has a zone, or how long ago (2d, 3 months, yesterday)
     #[arg(long, value_name = "TIME", value_parser = time::parse_argument)]
     before: Option<i64>,
     /// Not older than this

@@ -29,12 +29,13 @@ const OWNED: [(&str, &str); 12] = [
 ];
 
 /// The engine's modules, each using only those before it.
-const RINGS: [&str; 29] = [
+const RINGS: [&str; 30] = [
     "id",
     "wire",
     "crypto",
     "chunker",
     "meta",
+    "moment",
     "storage",
     "object",
     "config",

@@ -1,5 +1,7 @@
 //! CONFIG: what a store was created with. `docs/FORMAT.md` §5.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use crate::chunker::ChunkSizes;
 use crate::crypto::Keyring;
 use crate::id::StoreId;

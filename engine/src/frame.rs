@@ -1,11 +1,13 @@
 //! Frames: the unit of compression, sealing and fetching. `docs/FORMAT.md` §7.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use bytes::Bytes;
 
 use crate::config::MAX_FRAME;
 use crate::crypto::aead::{NONCE, TAG};
 use crate::crypto::{Class, DataKey};
-use crate::wire::{Put, Reader, WireError, WireResult};
+use crate::wire::{Put, Reader, WireError, WireResult, len32};
 
 /// Length of a frame record.
 pub const FRAME_RECORD: usize = 56;
@@ -124,8 +126,8 @@ impl FrameEncoder {
             nonce,
             tag,
             offset: 0,
-            stored: body.len() as u32,
-            clear: clear.len() as u32,
+            stored: len32(body.len()),
+            clear: len32(clear.len()),
             codec,
         };
         SealedFrame { record, bytes: body.into() }

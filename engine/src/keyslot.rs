@@ -1,5 +1,7 @@
 //! Key slots: the master key wrapped under a passphrase or a key file. `docs/FORMAT.md` §6.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use crate::config::Config;
 use crate::crypto::aead::{Cipher, NONCE, TAG};
 use crate::crypto::kdf::KdfParams;

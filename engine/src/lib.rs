@@ -8,7 +8,7 @@
 //! | repository | `repository`, `vfs`, `select` | the ports, local files |
 //! | ports | `storage`, `importer`, `exporter`, `monitor` | nothing but ids and errors |
 //! | formats (pure) | `config`, `keyslot`, `frame`, `packfile`, `tree`, `state`, `snapshot`, `removal` | bytes in, values out |
-//! | primitives (pure) | `id`, `meta`, `wire`, `crypto`, `chunker` | bytes in, bytes out |
+//! | primitives (pure) | `id`, `meta`, `moment`, `wire`, `crypto`, `chunker` | bytes in, bytes out |
 //!
 //! `docs/FORMAT.md` is the specification of what is stored, `docs/ARCHITECTURE.md` shows the two data flows.
 //!
@@ -74,6 +74,7 @@ pub mod id;
 pub mod importer;
 pub mod keyslot;
 pub mod meta;
+pub mod moment;
 pub mod monitor;
 pub mod object;
 pub mod ops;

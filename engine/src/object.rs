@@ -1,5 +1,7 @@
 //! What every object has: the preamble, and for the small ones a single sealed block. `docs/FORMAT.md` §3.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use crate::crypto::{BlockContext, BlockKey, VERSION};
 use crate::id::{ObjectId, StoreId};
 use crate::storage::Area;

@@ -1,11 +1,13 @@
 //! Packfiles: frames, then a sealed footer that lists them. `docs/FORMAT.md` §8.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use crate::crypto::{Class, Keyring, WRAPPED_KEY};
 use crate::frame::{FRAME_RECORD, FrameRecord};
 use crate::id::ObjectId;
 use crate::object::Preamble;
 use crate::storage::Area;
-use crate::wire::{Put, Reader, WireError, WireResult};
+use crate::wire::{Put, Reader, WireError, WireResult, len32};
 
 /// Length of the trailer.
 pub const TRAILER: usize = 16;
@@ -32,13 +34,13 @@ pub fn encode_end(
 ) -> Vec<u8> {
     let mut clear = Vec::with_capacity(8 + WRAPPED_KEY + frames.len() * FRAME_RECORD);
     clear.extend_from_slice(&[class as u8, 0, 0, 0]);
-    clear.put_u32(frames.len() as u32);
+    clear.put_u32(len32(frames.len()));
     clear.extend_from_slice(wrapped);
     for f in frames {
         f.encode(&mut clear);
     }
     let mut out = keys.index.seal(&preamble.context(id), 0, true, &clear);
-    let length = out.len() as u32;
+    let length = len32(out.len());
     out.put_u32(length);
     out.put_u32(0);
     out.extend_from_slice(MAGIC);

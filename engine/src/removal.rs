@@ -1,5 +1,7 @@
 //! Removals, notes and leases: the small objects beside snapshots. `docs/FORMAT.md` §12.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use std::collections::{HashMap, HashSet};
 
 use crate::id::ObjectId;

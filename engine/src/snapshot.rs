@@ -1,5 +1,7 @@
 //! Snapshots: the commit point of a backup and the root of its tree. `docs/FORMAT.md` §11.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use crate::id::{BlobId, ObjectId};
 use crate::tree::{Entry, Summary};
 use crate::wire::{Put, Reader, WireError, WireResult, read_fields};

@@ -3,10 +3,12 @@
 //! This module is the encoding of records, blocks and head; reading and writing whole states as streams is in
 //! `repository::states`.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use crate::crypto::{BlockContext, Class, Keyring, WRAPPED_KEY};
 use crate::frame::FRAME_RECORD;
 use crate::id::{BlobId, ObjectId};
-use crate::wire::{Put, Reader, WireError, WireResult, read_fields};
+use crate::wire::{Put, Reader, WireError, WireResult, len32, read_fields};
 
 /// Length of the trailer.
 pub const TRAILER: usize = 16;
@@ -253,9 +255,9 @@ impl Head {
         f.put_field(6, &v);
         f.put_field(8, self.client.as_bytes());
         let mut out = keys.index.seal(context, self.block_number(), true, &f);
-        let length = out.len() as u32;
+        let length = len32(out.len());
         out.put_u32(length);
-        out.put_u32(self.block_number() as u32);
+        out.put_u32(u32::try_from(self.block_number()).unwrap_or(u32::MAX));
         out.extend_from_slice(MAGIC);
         out
     }
@@ -368,7 +370,7 @@ mod tests {
             writer: [1; 16],
             run: ObjectId([2; 32]),
             created_ns: 5,
-            fences: vec![BlobId([0; 32]); blobs.blocks() as usize],
+            fences: vec![BlobId([0; 32]); crate::wire::index(blobs.blocks())],
             tables: vec![blobs],
             client: "plakar/0".into(),
         };

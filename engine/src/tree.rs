@@ -3,6 +3,8 @@
 //! A node holds nothing that changes without the files in it changing, so that an unchanged directory is the same
 //! blob in every snapshot. Submodules: `build` cuts pages and lists; this one is the encoding.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 pub mod build;
 
 use crate::id::BlobId;
@@ -357,10 +359,10 @@ impl Entry {
         if flags & !(HAS_XATTRS | HAS_GROUP | HAS_ERROR | NO_CONTENTS | HAS_EXTRA) != 0 {
             return Err(WireError::Newer("flags of an entry"));
         }
-        let mode = r.uv_max(0o7777, "mode")? as u32;
-        let uid = r.uv_max(u64::from(u32::MAX), "owner")? as u32;
-        let gid = r.uv_max(u64::from(u32::MAX), "group")? as u32;
-        let mtime = Timestamp { sec: r.iv()?, nsec: r.uv_max(999_999_999, "time")? as u32 };
+        let mode = r.uv32(0o7777, "mode")?;
+        let uid = r.uv32(u32::MAX, "owner")?;
+        let gid = r.uv32(u32::MAX, "group")?;
+        let mtime = Timestamp { sec: r.iv()?, nsec: r.uv32(999_999_999, "time")? };
         let (mut size, mut rdev) = (0, (0, 0));
         let detail = match kind {
             Kind::Missing => Detail::Missing,
@@ -384,7 +386,7 @@ impl Entry {
             Kind::Symlink => Detail::Symlink(r.bytes(MAX_TARGET, "symlink target")?.to_vec()),
             Kind::Fifo | Kind::Socket => Detail::Special,
             Kind::CharDevice | Kind::BlockDevice => {
-                let mut number = || r.uv_max(u64::from(u32::MAX), "device number").map(|n| n as u32);
+                let mut number = || r.uv32(u32::MAX, "device number");
                 rdev = (number()?, number()?);
                 Detail::Special
             }
@@ -392,7 +394,7 @@ impl Entry {
         let xattrs = if flags & HAS_XATTRS != 0 { decode_xattrs(r)? } else { Vec::new() };
         let links = if flags & HAS_GROUP != 0 {
             let group = r.u64()?;
-            Some(Links { group, count: r.uv_max(u64::from(u32::MAX), "link count")? as u32 })
+            Some(Links { group, count: r.uv32(u32::MAX, "link count")? })
         } else {
             None
         };
@@ -444,11 +446,11 @@ impl Extra {
             last = tag;
             match tag {
                 EXTRA_BORN => {
-                    let (sec, nsec) = (value.iv()?, value.uv_max(999_999_999, "time")? as u32);
+                    let (sec, nsec) = (value.iv()?, value.uv32(999_999_999, "time")?);
                     extra.born = Some(Timestamp { sec, nsec });
                 }
-                EXTRA_FLAGS => extra.flags.bits = value.uv_max(u32::MAX.into(), "inode flags")? as u32,
-                EXTRA_PROJECT => extra.flags.project = value.uv_max(u32::MAX.into(), "project")? as u32,
+                EXTRA_FLAGS => extra.flags.bits = value.uv32(u32::MAX, "inode flags")?,
+                EXTRA_PROJECT => extra.flags.project = value.uv32(u32::MAX, "project")?,
                 tag => {
                     unknown.put_field(tag, value.rest());
                     return Ok(false);
@@ -681,7 +683,7 @@ impl Owners {
         let mut owners = Self::default();
         for table in [&mut owners.users, &mut owners.groups] {
             for _ in 0..r.count(1 << 24, 2, "owners")? {
-                let id = r.uv_max(u64::from(u32::MAX), "owner")? as u32;
+                let id = r.uv32(u32::MAX, "owner")?;
                 let name = r.bytes(1024, "name of an owner")?;
                 table.insert(id, String::from_utf8_lossy(name).into_owned());
             }

@@ -2,6 +2,8 @@
 //!
 //! Decoders take untrusted bytes: they bound every length before allocating, and cannot panic.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 /// Stored bytes that do not follow the format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
@@ -100,16 +102,21 @@ impl<'a> Reader<'a> {
         if v > max { Err(WireError::Malformed(what)) } else { Ok(v) }
     }
 
+    /// The same of 32 bits.
+    pub fn uv32(&mut self, max: u32, what: &'static str) -> WireResult<u32> {
+        u32::try_from(self.uv_max(max.into(), what)?).map_err(|_too_large| WireError::Malformed(what))
+    }
+
     /// A signed number (zigzag).
     pub fn iv(&mut self) -> WireResult<i64> {
         let v = self.uv()?;
-        Ok((v >> 1) as i64 ^ -((v & 1) as i64))
+        Ok((v >> 1).cast_signed() ^ -(v & 1).cast_signed())
     }
 
     /// A byte string of at most `max` bytes.
     pub fn bytes(&mut self, max: usize, what: &'static str) -> WireResult<&'a [u8]> {
         let n = self.uv_max(max as u64, what)?;
-        self.take(n as usize)
+        self.take(usize::try_from(n).map_err(|_too_many| WireError::Truncated)?)
     }
 
     /// A byte string that must be UTF-8.
@@ -123,7 +130,7 @@ impl<'a> Reader<'a> {
         if n > (self.remaining() / least.max(1)) as u64 {
             return Err(WireError::Truncated);
         }
-        Ok(n as usize)
+        usize::try_from(n).map_err(|_too_many| WireError::Truncated)
     }
 
     /// All that is left.
@@ -135,6 +142,16 @@ impl<'a> Reader<'a> {
     pub fn end(&self) -> WireResult<()> {
         if self.rest.is_empty() { Ok(()) } else { Err(WireError::Trailing) }
     }
+}
+
+/// A number of things in memory, as formats have it: they are limited to less than 2³².
+pub fn len32(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// A number of a format as a position in memory; one that no memory has is behind its end.
+pub fn index(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
 }
 
 /// Appends encoded values to a buffer.
@@ -164,14 +181,14 @@ impl Put for Vec<u8> {
 
     fn put_uv(&mut self, mut v: u64) {
         while v >= 0x80 {
-            self.push(v as u8 | 0x80);
+            self.push((v & 0x7f) as u8 | 0x80);
             v >>= 7;
         }
-        self.push(v as u8);
+        self.push((v & 0x7f) as u8);
     }
 
     fn put_iv(&mut self, v: i64) {
-        self.put_uv(((v << 1) ^ (v >> 63)) as u64);
+        self.put_uv(((v << 1) ^ (v >> 63)).cast_unsigned());
     }
 
     fn put_bytes(&mut self, b: &[u8]) {
@@ -218,10 +235,10 @@ mod tests {
         for v in numbers {
             let mut b = Vec::new();
             b.put_uv(v);
-            b.put_iv(v as i64);
+            b.put_iv(v.cast_signed());
             let mut r = Reader::new(&b);
             assert_eq!(r.uv(), Ok(v));
-            assert_eq!(r.iv(), Ok(v as i64));
+            assert_eq!(r.iv(), Ok(v.cast_signed()));
             assert_eq!(r.end(), Ok(()));
         }
     }

@@ -318,6 +318,8 @@ mod tests {
         assert_eq!(mounted.device, (0, 98));
         assert_eq!(mounted.at, Path::new("/mnt/a b"));
         assert_eq!(mounted.kind, KIND);
+        let no_text = parse(b"36 35 0:98 / /mnt/\xff\\134 ro - ext4 /dev/\xfe rw").expect("a line");
+        assert_eq!(no_text.at.as_os_str().as_bytes(), b"/mnt/\xff\\");
         assert_eq!(parse(b""), None);
     }
 

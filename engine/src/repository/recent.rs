@@ -1,10 +1,10 @@
 //! The last frames that were read, kept in clear: walking a tree meets neighbours, and neighbours share frames.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
@@ -20,17 +20,16 @@ pub struct RecentFrames {
     kept: Mutex<Kept>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
-    frames: HashMap<FrameKey, Bytes>,
-    order: VecDeque<FrameKey>,
+    frames: LruCache<FrameKey, Bytes>,
     bytes: usize,
 }
 
 impl RecentFrames {
     /// Empty, in front of a source of frames, such as a repository.
     pub fn new(source: Arc<dyn FrameSource>) -> Self {
-        Self { source, kept: Mutex::default() }
+        Self { source, kept: Mutex::new(Kept { frames: LruCache::unbounded(), bytes: 0 }) }
     }
 }
 
@@ -38,7 +37,7 @@ impl RecentFrames {
 impl FrameSource for RecentFrames {
     async fn frames(&self, wanted: &[FrameRef], purpose: Purpose) -> Vec<Result<Bytes, Arc<Error>>> {
         let mut found: Vec<Option<Result<Bytes, Arc<Error>>>> = {
-            let kept = self.kept.lock();
+            let mut kept = self.kept.lock();
             wanted.iter().map(|f| kept.frames.get(&f.key()).cloned().map(Ok)).collect()
         };
         let missing: Vec<usize> = (0..wanted.len()).filter(|i| found[*i].is_none()).collect();
@@ -61,17 +60,11 @@ impl FrameSource for RecentFrames {
 impl Kept {
     fn keep(&mut self, key: FrameKey, bytes: Bytes) {
         self.bytes += bytes.len();
-        if self.frames.insert(key, bytes).is_some_and(|old| {
-            self.bytes -= old.len();
-            true
-        }) {
-            return;
-        }
-        self.order.push_back(key);
+        self.bytes -= self.frames.put(key, bytes).map_or(0, |old| old.len());
         while self.bytes > LIMIT
-            && let Some(oldest) = self.order.pop_front()
+            && let Some((_, oldest)) = self.frames.pop_lru()
         {
-            self.bytes -= self.frames.remove(&oldest).map_or(0, |b| b.len());
+            self.bytes -= oldest.len();
         }
     }
 }

@@ -1,6 +1,8 @@
 //! States as streams: written from what a run added, read block by block into local segments. A state is never held
 //! whole unless it is small.
 
+#![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use crate::id::ObjectId;
 use crate::object::{PREAMBLE, Preamble};
 use crate::state::{self, BlobRecord, Head, PackfileRecord, Table, TablePlace};
 use crate::storage::{Area, Listed, ObjectName, Store};
-use crate::wire::WireError;
+use crate::wire::{WireError, index, len32};
 
 /// Bytes of a state that are fetched with its end: most states are shorter.
 const TAIL: u64 = 256 << 10;
@@ -95,8 +97,8 @@ pub(super) async fn write(
         for table in Table::ALL {
             let records = batch.len(table);
             let place = TablePlace { table, records: records as u64, offset, first_block: block };
-            for first in (0..records).step_by(table.per_block() as usize) {
-                let last = (first + table.per_block() as usize).min(records);
+            for first in (0..records).step_by(index(table.per_block())) {
+                let last = (first + index(table.per_block())).min(records);
                 let clear = batch.encode(table, first..last);
                 if table == Table::Blobs {
                     head.fences.push(batch.blobs[first].id);
@@ -183,7 +185,7 @@ impl StateReader {
         if preamble.store != keys.store() {
             return Err(Error::damaged(name, "it belongs to another store"));
         }
-        let stored = &tail[(head_start - start) as usize..(end - start) as usize];
+        let stored = &tail[index(head_start - start)..index(end - start)];
         let context = preamble.context(listed.id);
         let head = Head::decode(keys, &context, head_start, block, stored).map_err(bad)?;
         Ok(Self { store: store.clone(), name, preamble, head, tail: (start, tail) })
@@ -212,7 +214,7 @@ impl StateReader {
                 let window = self.get(start..place.block_range(last).end).await?;
                 for n in block..=last {
                     let range = place.block_range(n);
-                    let stored = &window[(range.start - start) as usize..(range.end - start) as usize];
+                    let stored = &window[index(range.start - start)..index(range.end - start)];
                     let clear = keys
                         .index
                         .open(&context, place.first_block + n, false, stored)
@@ -249,7 +251,7 @@ impl StateReader {
     async fn get(&self, range: std::ops::Range<u64>) -> Result<Bytes> {
         let (start, tail) = &self.tail;
         if range.start >= *start {
-            return Ok(tail.slice((range.start - start) as usize..(range.end - start) as usize));
+            return Ok(tail.slice(index(range.start - start)..index(range.end - start)));
         }
         Ok(self.store.get(self.name, Some(range)).await?)
     }
@@ -272,7 +274,7 @@ pub(super) struct IntoRows<'a> {
 impl<'a> IntoRows<'a> {
     pub(super) fn new(batch: &'a mut Rows, state: ObjectId) -> Self {
         batch.states.push(state);
-        let (keys, frames) = (batch.keys.len() as u32, batch.frames.len() as u32);
+        let (keys, frames) = (len32(batch.keys.len()), len32(batch.frames.len()));
         Self { batch, keys, frames }
     }
 }

@@ -4,13 +4,15 @@
 //! refused: no path leads out of the destination, whoever else writes there, and none is too long. The last ones used
 //! stay open, so that neighbours cost one look into a table.
 
+use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
-use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use lru::LruCache;
+use parking_lot::{Mutex, MutexGuard};
 use plakar_engine::exporter::ExportError;
 use plakar_engine::meta::Metadata;
 use rustix::fs::{Mode, OFlags, Stat, lgetxattr_query, openat};
@@ -20,8 +22,8 @@ use super::failed;
 use crate::fs::stat;
 use crate::fs::xattr::{ACL_DEFAULT, path_in};
 
-/// How many directories stay open: more than threads restore at once, few enough to search for the oldest one.
-const OPEN: usize = 128;
+/// How many directories stay open: more than threads restore at once.
+const OPEN: NonZeroUsize = NonZeroUsize::new(128).unwrap();
 
 /// An open directory that things are made in.
 #[derive(Debug)]
@@ -96,7 +98,7 @@ impl Parent {
         }
     }
 
-    fn births(&self) -> parking_lot::MutexGuard<'_, Vec<Birth>> {
+    fn births(&self) -> MutexGuard<'_, Vec<Birth>> {
         self.births.lock()
     }
 }
@@ -105,7 +107,7 @@ impl Parent {
 #[derive(Debug)]
 pub(super) struct Parents {
     root: Arc<Parent>,
-    open: Mutex<Open>,
+    open: Mutex<LruCache<Key, Arc<Parent>>>,
     /// Directories that were made for this restore and are not finished.
     ours: Mutex<HashSet<Key>>,
     keys: [RandomState; 2],
@@ -114,37 +116,11 @@ pub(super) struct Parents {
 /// Stands for a path, which may be long where many are: two hashes with secret keys, which nobody can make agree.
 type Key = [u64; 2];
 
-#[derive(Debug, Default)]
-struct Open {
-    /// By path, with the time of last use.
-    directories: HashMap<Key, (Arc<Parent>, u64)>,
-    clock: u64,
-}
-
-impl Open {
-    fn find(&mut self, key: &Key) -> Option<Arc<Parent>> {
-        let (parent, used) = self.directories.get_mut(key)?;
-        self.clock += 1;
-        *used = self.clock;
-        Some(parent.clone())
-    }
-
-    fn insert(&mut self, key: Key, parent: Arc<Parent>) {
-        if self.directories.len() >= OPEN {
-            let oldest = self.directories.iter().min_by_key(|(_, (_, used))| *used);
-            if let Some(key) = oldest.map(|(key, _)| *key) {
-                self.directories.remove(&key);
-            }
-        }
-        self.clock += 1;
-        self.directories.insert(key, (parent, self.clock));
-    }
-}
-
 impl Parents {
     pub(super) fn new(root: OwnedFd) -> Self {
         let root = Arc::new(Parent::found(root));
-        Self { root, open: Mutex::default(), ours: Mutex::default(), keys: Default::default() }
+        let open = Mutex::new(LruCache::new(OPEN));
+        Self { root, open, ours: Mutex::default(), keys: Default::default() }
     }
 
     /// The directories on the way to a path and itself: where each one's name ends, and its key.
@@ -190,7 +166,7 @@ impl Parents {
     /// Closes a directory that nothing more is made in; whether it was made for this restore.
     pub(super) fn forget(&self, path: &[u8]) -> bool {
         let key = self.key(path);
-        self.lock().directories.remove(&key);
+        self.lock().pop(&key);
         self.ours().remove(&key)
     }
 
@@ -210,7 +186,7 @@ impl Parents {
             start = end + 1;
             let is_ours = self.ours().contains(key);
             parent = Arc::new(parent.within(fd, is_ours));
-            self.lock().insert(*key, parent.clone());
+            self.lock().put(*key, parent.clone());
         }
         Ok(parent)
     }
@@ -218,15 +194,15 @@ impl Parents {
     /// The last of the directories on a way that is open, and how many that is.
     fn nearest(&self, way: &[(usize, Key)]) -> (Arc<Parent>, usize) {
         let mut open = self.lock();
-        let found = (1..=way.len()).rev().find_map(|n| Some((open.find(&way[n - 1].1)?, n)));
+        let found = (1..=way.len()).rev().find_map(|n| Some((open.get(&way[n - 1].1)?.clone(), n)));
         found.unwrap_or_else(|| (self.root.clone(), 0))
     }
 
-    fn ours(&self) -> parking_lot::MutexGuard<'_, HashSet<Key>> {
+    fn ours(&self) -> MutexGuard<'_, HashSet<Key>> {
         self.ours.lock()
     }
 
-    fn lock(&self) -> parking_lot::MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, LruCache<Key, Arc<Parent>>> {
         self.open.lock()
     }
 }

@@ -75,8 +75,8 @@ mod tests {
 
     #[test]
     fn own_mounts_are_told_by_their_type() {
-        let table =
-            b"36 35 0:42 / /mnt\\040a ro,nosuid shared:1 master:2 - fuse.plakar /srv/kloset ro,user_id=0\n\
+        let table = b"35 35 0:41 / /no\xfftext ro - ext4 /dev/\xfe rw\n\
+            36 35 0:42 / /mnt\\040a ro,nosuid shared:1 master:2 - fuse.plakar /srv/kloset ro,user_id=0\n\
             37 35 0:43 / /fuse.plakar rw - fuse.sshfs fuse.plakar rw\n";
         let kind = |minor| MountRow::of_device(table, 0, minor).map(|r| r.kind);
         assert_eq!(
