@@ -91,7 +91,11 @@ pub(crate) enum Command {
     Mount(Box<commands::mount::MountArgs>),
     Umount(commands::umount::UmountArgs),
     Repair(commands::repair::RepairArgs),
+    Prune(Box<commands::prune::PruneArgs>),
     Rm(Box<commands::rm::RmArgs>),
+    Undelete(commands::undelete::UndeleteArgs),
+    Pin(commands::pin::PinArgs),
+    Unpin(commands::pin::UnpinArgs),
     Key(commands::key::KeyArgs),
     Cache(commands::cache::CacheArgs),
     Version(commands::version::VersionArgs),
@@ -103,11 +107,11 @@ pub(crate) enum Command {
 #[command(next_help_heading = "Choosing snapshots")]
 pub(crate) struct Query {
     /// Older than this: a date or time, local unless it has a zone, or how long ago (2d, 3 months, yesterday)
-    #[arg(long, value_name = "TIME", value_parser = time::parse_argument)]
-    before: Option<i64>,
+    #[arg(long, value_name = "TIME", value_parser = time::check)]
+    before: Option<String>,
     /// Not older than this
-    #[arg(long, value_name = "TIME", value_parser = time::parse_argument)]
-    since: Option<i64>,
+    #[arg(long, value_name = "TIME", value_parser = time::check)]
+    since: Option<String>,
     #[command(flatten)]
     fields: Fields,
     /// That backed up this path; repeatable, any will do
@@ -162,20 +166,31 @@ impl Fields {
 
 impl Query {
     /// As the engine takes it.
-    pub(crate) fn filter(&self) -> Filter {
+    ///
+    /// # Errors
+    /// A time that was given is none by now.
+    pub(crate) fn filter(&self) -> Result<Filter, String> {
+        self.filter_at(&jiff::Zoned::now())
+    }
+
+    /// The same, with times that are relative to a clock, and in its zone.
+    pub(crate) fn filter_at(&self, now: &jiff::Zoned) -> Result<Filter, String> {
         use std::os::unix::ffi::OsStringExt;
+        let time = |given: &Option<String>| {
+            given.as_ref().map(|text| plakar_engine::moment::parse(text, now).map(|p| p.start_ns)).transpose()
+        };
         let absolute = |p: &PathBuf| std::path::absolute(p).unwrap_or_else(|_| p.clone());
         let bytes = |p: &PathBuf| plakar_engine::select::clean(&absolute(p).into_os_string().into_vec());
-        Filter {
-            before_ns: self.before,
-            since_ns: self.since,
+        Ok(Filter {
+            before_ns: time(&self.before)?,
+            since_ns: time(&self.since)?,
             roots: self.root.iter().map(bytes).collect(),
             origins: self.origin.clone(),
             types: self.kind.clone(),
             latest: self.latest,
             skip_damaged: self.skip_damaged,
             ..self.fields.filter()
-        }
+        })
     }
 }
 

@@ -10,10 +10,13 @@ pub(crate) mod info;
 pub(crate) mod key;
 pub(crate) mod ls;
 pub(crate) mod mount;
+pub(crate) mod pin;
+pub(crate) mod prune;
 pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod rm;
 pub(crate) mod umount;
+pub(crate) mod undelete;
 pub(crate) mod version;
 
 use std::ffi::OsStr;
@@ -59,7 +62,11 @@ pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Resul
         Command::Mount(args) => Box::pin(mount::run(context, *args)).await,
         Command::Umount(args) => Box::pin(umount::run(context, args)).await,
         Command::Repair(args) => Box::pin(repair::run(context, args)).await,
+        Command::Prune(args) => Box::pin(prune::run(context, *args)).await,
         Command::Rm(args) => Box::pin(rm::run(context, *args)).await,
+        Command::Undelete(args) => Box::pin(undelete::run(context, args)).await,
+        Command::Pin(args) => Box::pin(pin::pin(context, args)).await,
+        Command::Unpin(args) => Box::pin(pin::unpin(context, args)).await,
         Command::Key(args) => Box::pin(key::run(context, args)).await,
         Command::Cache(args) => cache::run(context, args),
         Command::Version(_) => version::run(context),
@@ -139,7 +146,9 @@ fn find(argument: &OsStr, catalog: &Catalog, filter: &Filter) -> anyhow::Result<
     }
     let snapshot = match moment(&spec.id)? {
         Some(Moment::Before(end)) => {
-            let before_ns = Some(filter.before_ns.map_or(end, |given| given.min(end)));
+            // Whatever was made before it was over.
+            let last = end.saturating_sub(1);
+            let before_ns = Some(filter.before_ns.map_or(last, |given| given.min(last)));
             newest(catalog, &Filter { before_ns, ..filter.clone() })
                 .with_context(|| format!("nothing is that old: {}", spec.id))?
         }

@@ -33,6 +33,18 @@ pub(crate) fn parse_argument(text: &str) -> Result<i64, String> {
     Ok(moment::parse(text, &Zoned::now())?.start_ns)
 }
 
+/// Lets through what [`moment::parse`] will read when its moment is known.
+pub(crate) fn check(text: &str) -> Result<String, String> {
+    moment::parse(text, &Zoned::now()).map(|_| text.to_owned())
+}
+
+/// The instant at which something begins, by a clock and in its zone.
+pub(crate) fn at(text: &str, now: &Zoned) -> Result<Zoned, String> {
+    let start = moment::parse(text, now)?.start_ns;
+    let at = Timestamp::from_nanosecond(start.into()).map_err(|e| e.to_string())?;
+    Ok(at.to_zoned(now.time_zone().clone()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,13 +29,14 @@ const OWNED: [(&str, &str); 12] = [
 ];
 
 /// The engine's modules, each using only those before it.
-const RINGS: [&str; 30] = [
+const RINGS: [&str; 31] = [
     "id",
     "wire",
     "crypto",
     "chunker",
     "meta",
     "moment",
+    "retention",
     "storage",
     "object",
     "config",

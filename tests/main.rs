@@ -21,6 +21,7 @@ mod matrix;
 mod mounted;
 mod output;
 mod posix;
+mod retention;
 mod roundtrip;
 mod served;
 mod shapes;

@@ -200,7 +200,7 @@ fn every_command_answers_in_json() {
     let at = sandbox.path("mounted");
     std::fs::create_dir(&at).unwrap();
     let to = at.to_str().unwrap();
-    let runs: [&[&str]; 25] = [
+    let runs: [&[&str]; 29] = [
         &["at", "new", "create"],
         &["backup", "source"],
         &["backup", "-v", "source"],
@@ -220,6 +220,10 @@ fn every_command_answers_in_json() {
         &["key", "add", "-new-keyfile", "new key"],
         &["repair"],
         &["rm", "latest"],
+        &["prune", "-per-day", "1"],
+        &["pin", "latest"],
+        &["unpin", "latest"],
+        &["undelete"],
         &["cache"],
         &["version"],
         &["umount"],

@@ -250,9 +250,15 @@ fn nobody_else_can_open_a_file_before_it_is_its_owners() {
             let path = format!("sub/{who}{i}");
             let attributes = Attributes { meta, xattrs: &[], flags: InodeFlags::default() };
             let file = exporter.create_file(path.as_bytes(), attributes).unwrap().unwrap();
-            let begun = fs::read_dir(dir.path().join("sub")).unwrap().map(|e| e.unwrap());
-            let begun = begun.filter(|e| e.file_name().to_string_lossy().starts_with(".plakar-"));
-            let modes: Vec<u32> = begun.map(|e| e.metadata().unwrap().mode() & 0o7777).collect();
+            // It has no name yet: this process's own handle leads to it.
+            let handles = fs::read_dir("/proc/self/fd").unwrap().map(|e| e.unwrap().path());
+            let is_it = |handle: &std::path::PathBuf| {
+                let leads_to = fs::read_link(handle).unwrap_or_default();
+                leads_to.starts_with(dir.path().join("sub"))
+                    && leads_to.to_string_lossy().ends_with(" (deleted)")
+            };
+            let modes: Vec<u32> =
+                handles.filter(is_it).map(|h| fs::metadata(h).unwrap().mode() & 0o7777).collect();
             if who == "theirs" {
                 assert_eq!(modes, [0o600]);
             }

@@ -8,7 +8,7 @@
 //! | repository | `repository`, `vfs`, `select` | the ports, local files |
 //! | ports | `storage`, `importer`, `exporter`, `monitor` | nothing but ids and errors |
 //! | formats (pure) | `config`, `keyslot`, `frame`, `packfile`, `tree`, `state`, `snapshot`, `removal` | bytes in, values out |
-//! | primitives (pure) | `id`, `meta`, `moment`, `wire`, `crypto`, `chunker` | bytes in, bytes out |
+//! | primitives (pure) | `id`, `meta`, `moment`, `retention`, `wire`, `crypto`, `chunker` | bytes in, bytes out |
 //!
 //! `docs/FORMAT.md` is the specification of what is stored, `docs/ARCHITECTURE.md` shows the two data flows.
 //!
@@ -81,6 +81,7 @@ pub mod ops;
 pub mod packfile;
 pub mod removal;
 pub mod repository;
+pub mod retention;
 pub mod select;
 pub mod snapshot;
 pub mod state;

@@ -135,6 +135,12 @@ impl Removals {
         self.deleted.get(snapshot).is_some_and(|t| t.iter().any(|t| !self.undeleted.contains(t)))
     }
 
+    /// The tombstones of a snapshot that were not taken back.
+    pub fn tombstones(&self, snapshot: &ObjectId) -> Vec<ObjectId> {
+        let all = self.deleted.get(snapshot).into_iter().flatten();
+        all.filter(|t| !self.undeleted.contains(t)).copied().collect()
+    }
+
     /// Whether a packfile is condemned or gone: nothing new may lean on it.
     pub fn is_doomed(&self, packfile: &ObjectId) -> bool {
         self.doomed.contains(packfile)

@@ -35,6 +35,7 @@ use crate::crypto::{BlockKey, Keyring};
 use crate::error::{Error, Result};
 use crate::frame_source::{FrameRef, FrameSource, Purpose, Take};
 use crate::id::ObjectId;
+use crate::removal::{Removal, RemovalKind};
 use crate::storage::{Area, ObjectName, Store, put_bytes};
 use catalog::{Catalog, Known};
 pub use create::{CreateOptions, create};
@@ -145,20 +146,17 @@ impl Repository {
 
     /// Marks snapshots as deleted; their data goes when maintenance runs.
     pub async fn remove_snapshots(&self, ids: &[ObjectId], reason: &str) -> Result<()> {
-        use crate::removal::{Removal, RemovalKind};
-        let writer = self.writer.lock().writer;
         for target in ids {
-            let removal = Removal {
-                kind: RemovalKind::Tombstone,
-                targets: vec![*target],
-                successor: None,
-                time_ns: now_ns(),
-                reason: reason.into(),
-                writer,
-            };
-            self.put_small(Area::Removals, &removal.encode()).await?;
+            self.put_removal(RemovalKind::Tombstone, vec![*target], reason).await?;
         }
         Ok(())
+    }
+
+    async fn put_removal(&self, kind: RemovalKind, targets: Vec<ObjectId>, reason: &str) -> Result<()> {
+        let (time_ns, reason) = (now_ns(), reason.to_owned());
+        let writer = self.writer.lock().writer;
+        let removal = Removal { kind, targets, successor: None, time_ns, reason, writer };
+        self.put_small(Area::Removals, &removal.encode()).await.map(drop)
     }
 
     /// The key of an area's objects of one block.

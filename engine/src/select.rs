@@ -11,7 +11,7 @@ use crate::storage::{Area, ObjectName};
 /// What a snapshot must be like. Empty fields ask for nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Older than this, ns since 1970.
+    /// This old or older, ns since 1970.
     pub before_ns: Option<i64>,
     /// This old or newer.
     pub since_ns: Option<i64>,
@@ -56,7 +56,7 @@ impl Filter {
     /// Whether a snapshot fits (`latest` apart).
     pub fn fits(&self, s: &Snapshot) -> bool {
         let exact = |want: &Option<String>, have: &str| want.as_ref().is_none_or(|w| w == have);
-        self.before_ns.is_none_or(|t| s.time_ns < t)
+        self.before_ns.is_none_or(|t| s.time_ns <= t)
             && self.since_ns.is_none_or(|t| s.time_ns >= t)
             && exact(&self.name, &s.name)
             && exact(&self.category, &s.category)
@@ -250,7 +250,9 @@ mod tests {
         let c = catalog();
         let count = |f: Filter| f.select(&c).len();
         assert_eq!(count(Filter { tags: vec!["!t1".into()], ..Filter::default() }), 2);
-        assert_eq!(count(Filter { since_ns: Some(2), before_ns: Some(3), ..Filter::default() }), 1);
+        // Both ends are part of it.
+        assert_eq!(count(Filter { since_ns: Some(2), before_ns: Some(3), ..Filter::default() }), 2);
+        assert_eq!(count(Filter { since_ns: Some(2), before_ns: Some(2), ..Filter::default() }), 1);
         assert_eq!(count(Filter { latest: true, ..Filter::default() }), 1);
         assert_eq!(count(Filter { roots: vec![b"/nope".to_vec()], ..Filter::default() }), 0);
     }

@@ -11,7 +11,7 @@ use crate::report::Failure;
 use crate::text::{nearest, shell_word};
 
 /// Commands of Plakar that are still to come.
-const LATER: [&str; 21] = [
+const LATER: [&str; 20] = [
     "archive",
     "destination",
     "diag",
@@ -24,7 +24,6 @@ const LATER: [&str; 21] = [
     "maintenance",
     "pkg",
     "policy",
-    "prune",
     "ptar",
     "server",
     "service",

@@ -9,6 +9,8 @@ use crate::exit_code::ExitCode;
 
 /// The widest a page gets: longer lines are hard to read.
 const MAX_WIDTH: usize = 100;
+/// Commands that nobody needs at first: the short overview, which fits on any screen, leaves them to the long one.
+const LATER: [&str; 5] = ["repair", "undelete", "pin", "unpin", "version"];
 
 /// Looks a command up by its words.
 fn find(path: &[String]) -> Option<Command> {
@@ -79,9 +81,10 @@ pub(crate) fn short_overview(width: usize) -> String {
         String::from("plakar: encrypted, deduplicated backups whose snapshots are real filesystems\n\n");
     let _ = writeln!(out, "Usage: {}\n", usage(&[]));
     let grammar = Cli::command();
-    let rows: Vec<_> = grammar.get_subcommands().map(|c| (c.get_name().to_owned(), about(c))).collect();
+    let first = grammar.get_subcommands().filter(|c| !LATER.contains(&c.get_name()));
+    let rows: Vec<_> = first.map(|c| (c.get_name().to_owned(), about(c))).collect();
     table(&mut out, &rows, width);
-    out.push_str("\nBegin with `plakar create`, then `plakar backup DIR`. `plakar help` tells more.\n");
+    out.push_str("\nBegin with `plakar create`, then `plakar backup DIR`. `plakar help` has all commands and options.\n");
     out
 }
 

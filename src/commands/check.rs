@@ -44,7 +44,7 @@ pub(crate) struct CheckArgs {
 pub(crate) async fn run(context: &AppContext, args: CheckArgs) -> anyhow::Result<ExitCode> {
     let repository = context.open().await?;
     let catalog = repository.catalog().await?;
-    let filter = args.query.filter();
+    let filter = args.query.filter().map_err(Failure::new)?;
     let what = choose(&args.snapshots, &catalog, &filter)?;
     let cancel = super::cancel_on_signals("nothing is changed by a check")?;
     let bar = if args.no_progress { Bar::Unwanted } else { Bar::Wanted };

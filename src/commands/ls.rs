@@ -47,14 +47,14 @@ pub(crate) async fn run(context: &AppContext, args: LsArgs) -> anyhow::Result<Ex
     let repository = context.open().await?;
     let catalog = repository.catalog().await?;
     let Some(argument) = &args.snapshot else { return list_snapshots(context, &args, &catalog) };
-    let (snapshot, path) = find(argument, &catalog, &args.query.filter())?;
+    let (snapshot, path) = find(argument, &catalog, &args.query.filter().map_err(Failure::new)?)?;
     let vfs = super::vfs(&repository).await?;
     list_entries(context, &args, &vfs, &snapshot, path).await
 }
 
 fn list_snapshots(context: &AppContext, args: &LsArgs, catalog: &Catalog) -> anyhow::Result<ExitCode> {
     let mut out = Output::new();
-    for s in args.query.filter().select(catalog) {
+    for s in args.query.filter().map_err(Failure::new)?.select(catalog) {
         match context.json() {
             true => out.json(&json::snapshot(&s))?,
             false => write_snapshot(&mut out, &s, args.uuid, args.tags)?,

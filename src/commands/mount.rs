@@ -289,7 +289,7 @@ fn mounted_already(context: &AppContext, at: &Path) -> anyhow::Error {
 
 /// What the arguments choose: all that fits, or one.
 fn choose(fs: &mut FsConfig, args: &MountArgs, catalog: &Catalog) -> anyhow::Result<()> {
-    let filter = args.query.filter();
+    let filter = args.query.filter().map_err(Failure::new)?;
     fs.skip_damaged = filter.skip_damaged;
     match &args.snapshot {
         Some(argument) => {
@@ -369,7 +369,7 @@ async fn start_in_background(
     let (at, _) = mountpoint(context, args)?;
     // What cannot be found is better said from here.
     if let Some(argument) = &args.snapshot {
-        find(argument, &*repository.catalog().await?, &args.query.filter())?;
+        find(argument, &*repository.catalog().await?, &args.query.filter().map_err(Failure::new)?)?;
     }
     drop(repository);
     let mut command = Command::new(std::env::current_exe()?);

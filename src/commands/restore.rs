@@ -84,7 +84,7 @@ pub(crate) async fn run(context: &AppContext, args: RestoreArgs) -> anyhow::Resu
     };
     let repository = context.open().await?;
     let catalog = repository.catalog().await?;
-    let filter = args.query.filter();
+    let filter = args.query.filter().map_err(Failure::new)?;
     let (snapshot, path) = match &args.snapshot {
         Some(argument) => find(argument, &catalog, &filter)?,
         None => {

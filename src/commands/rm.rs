@@ -44,7 +44,7 @@ struct Plan {
 
 /// Runs it.
 pub(crate) async fn run(context: &AppContext, args: RmArgs) -> anyhow::Result<ExitCode> {
-    let filter = args.query.filter();
+    let filter = args.query.filter().map_err(Failure::new)?;
     if args.snapshots.is_empty() && filter.is_empty() {
         let failure = Failure::usage("rm needs snapshots, or options that choose some", Some(&["rm".into()]));
         return Err(failure.into());

@@ -1,7 +1,8 @@
 //! A directory of this machine as a destination.
 //!
-//! Files grow under a temporary name and are renamed when they are whole; everything else is made under its own
-//! name where that is free, and under a temporary one where something is replaced.
+//! Files grow without a name, or under a temporary one where the file system has no such thing, and get their own when they
+//! are whole; everything else is made under its own name where that is free, and under a temporary one where something is
+//! replaced.
 
 mod attributes;
 mod file;
@@ -12,9 +13,10 @@ use std::fmt::{self, Debug};
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use plakar_engine::exporter::{Attributes, ExportError, ExportFile, Exporter, Made, Overwrite};
 use plakar_engine::meta::{InodeFlags, Kind, Timestamp};
@@ -54,7 +56,10 @@ pub struct FsExporter {
     overwrite: Overwrite,
     options: FsExportOptions,
     parents: Parents,
-    names: TemporaryNames,
+    names: Arc<TemporaryNames>,
+    /// Files can be made without a name: nothing is left of them if this process dies, and giving them one costs less than
+    /// changing it.
+    nameless: AtomicBool,
 }
 
 /// A failed call in words; `what` is the operation.
@@ -91,7 +96,9 @@ impl FsExporter {
             overwrite,
             options,
             parents: Parents::new(root),
-            names: TemporaryNames::new(),
+            names: Arc::new(TemporaryNames::new()),
+            // By its place there a file can be named by anybody.
+            nameless: AtomicBool::new(Path::new("/proc/self/fd").exists()),
         })
     }
 
@@ -187,6 +194,22 @@ impl FsExporter {
         refused
     }
 
+    /// Makes a file without a name in a directory; `None` where there is no such thing.
+    fn make_nameless(&self, parent: &Parent, mode: Mode) -> Result<Option<OwnedFd>, ExportError> {
+        if !self.nameless.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+        match retry_on_intr(|| openat(&parent.fd, c".", flags, mode)) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::ISDIR) => {
+                self.nameless.store(false, Ordering::Relaxed);
+                Ok(None)
+            }
+            Err(e) => Err(failed("create", e)),
+        }
+    }
+
     fn setter(&self) -> Setter {
         Setter::new(self.options)
     }
@@ -245,10 +268,16 @@ impl Exporter for FsExporter {
             Beginning { mode: meta.mode & 0o777, birth: None }
         };
         let mode = Mode::from(beginning.mode);
-        let (fd, temporary) =
-            self.names.make(|name| retry_on_intr(|| openat(&parent.fd, name, flags, mode)))?;
+        let (fd, temporary) = match self.make_nameless(&parent, mode)? {
+            Some(fd) => (fd, None),
+            None => {
+                let make = |name: &[u8]| retry_on_intr(|| openat(&parent.fd, name, flags, mode));
+                let (fd, temporary) = self.names.make(make)?;
+                (fd, Some(temporary))
+            }
+        };
         flags::begin(&fd, attributes.flags);
-        let place = file::Place { parent, temporary, name: name.to_vec() };
+        let place = file::Place { parent, temporary, name: name.to_vec(), names: self.names.clone() };
         let file = FsExportFile::new(fd, place, beginning, meta.size, self.overwrite, self.setter());
         Ok(Some(Box::new(file)))
     }
@@ -334,6 +363,12 @@ fn open_directory(parent: &Parent, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     openat(&parent.fd, name, flags, Mode::empty())
 }
 
+/// Gives a file without a name one that is free.
+fn name(fd: BorrowedFd<'_>, parent: &Parent, name: &[u8]) -> rustix::io::Result<()> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    linkat(CWD, path, &parent.fd, name, AtFlags::SYMLINK_FOLLOW)
+}
+
 /// Gives something its name in place of its temporary one.
 fn replace(parent: &Parent, temporary: &[u8], name: &[u8], policy: Overwrite) -> Result<(), ExportError> {
     use rustix::fs::{RenameFlags, renameat_with};
@@ -400,5 +435,54 @@ impl TemporaryNames {
 impl Debug for TemporaryNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TemporaryNames").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plakar_engine::meta::Metadata;
+
+    use super::*;
+
+    #[test]
+    fn files_are_made_alike_with_and_without_names_that_do_not_last() {
+        for nameless in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let at = |overwrite| {
+                let made =
+                    FsExporter::new(directory.path().into(), overwrite, FsExportOptions::default()).unwrap();
+                made.nameless.store(nameless, Ordering::Relaxed);
+                made
+            };
+            let uid = rustix::process::geteuid().as_raw();
+            let gid = rustix::process::getegid().as_raw();
+            let meta = Metadata { kind: Kind::Regular, mode: 0o640, uid, gid, ..Metadata::directory(0) };
+            let attributes = Attributes { meta: &meta, xattrs: &[], flags: InodeFlags::default() };
+            let write = |to: &FsExporter, text: &str| {
+                let file = to.create_file(b"file", attributes).unwrap()?;
+                assert_eq!(
+                    names(directory.path()).iter().filter(|n| *n != "file").count(),
+                    usize::from(!nameless)
+                );
+                file.write_at(text.as_bytes(), 0).unwrap();
+                Some(file.finish(attributes).map_err(|e| e.to_string()))
+            };
+            assert_eq!(write(&at(Overwrite::Error), "one"), Some(Ok(vec![])));
+            assert_eq!(write(&at(Overwrite::Always), "two"), Some(Ok(vec![])));
+            assert_eq!(write(&at(Overwrite::Never), "three"), None);
+            assert_eq!(fs::read(directory.path().join("file")).unwrap(), b"two");
+            // What has come since the file was begun stays.
+            fs::remove_file(directory.path().join("file")).unwrap();
+            let never = at(Overwrite::Never);
+            let late = never.create_file(b"file", attributes).unwrap().unwrap();
+            fs::write(directory.path().join("file"), "another's").unwrap();
+            assert_eq!(late.finish(attributes).unwrap_err().to_string(), "exists already");
+            assert_eq!(fs::read(directory.path().join("file")).unwrap(), b"another's");
+            assert_eq!(names(directory.path()), ["file"]);
+        }
+    }
+
+    fn names(at: &Path) -> Vec<std::ffi::OsString> {
+        fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name()).collect()
     }
 }

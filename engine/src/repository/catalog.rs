@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
 
-use super::Repository;
+use super::{Repository, now_ns};
 use crate::blocking::blocking;
 use crate::error::{Error, Result, is_damage};
 use crate::id::ObjectId;
 use crate::object::{MAX_SMALL, decode_small};
-use crate::removal::{Note, NoteKind, Removal, Removals};
+use crate::removal::{Note, NoteKind, Removal, RemovalKind, Removals};
 use crate::snapshot::Snapshot;
 use crate::storage::{Area, Listed, ObjectName, Store};
 use crate::wire::WireError;
@@ -27,6 +27,10 @@ pub struct Catalog {
     pub removals: Removals,
     /// Snapshots that are not to be removed.
     pub pinned: HashSet<ObjectId>,
+    /// Snapshots that are deleted and still there.
+    pub deleted: Vec<ObjectId>,
+    /// The counter of the last note on each snapshot, by kind.
+    pub counters: HashMap<(ObjectId, NoteKind), u64>,
     /// Removals and notes that cannot be read: nothing may be deleted while there are any.
     pub unreadable: Vec<(ObjectName, Error)>,
     /// Digest of the ids of snapshots and removals.
@@ -115,8 +119,10 @@ pub(super) async fn load(
     let pins =
         last.iter().filter(|((_, kind), (.., note))| *kind == NoteKind::Pin && !note.values.is_empty());
     catalog.pinned = pins.map(|((snapshot, _), _)| *snapshot).collect();
-    let live: Vec<Listed> =
-        snapshots.iter().filter(|l| !catalog.removals.is_deleted(&l.id)).copied().collect();
+    catalog.counters = last.iter().map(|(what, (counter, ..))| (*what, *counter)).collect();
+    let (deleted, live): (Vec<Listed>, Vec<Listed>) =
+        snapshots.iter().copied().partition(|l| catalog.removals.is_deleted(&l.id));
+    catalog.deleted = deleted.into_iter().map(|l| l.id).collect();
     for (id, snapshot) in
         read(repository, Area::Snapshots, &live, &before.snapshots, Snapshot::decode).await?
     {
@@ -228,6 +234,44 @@ async fn read<T>(
 }
 
 impl Repository {
+    /// The headers of snapshots that are deleted and still there.
+    pub async fn deleted_snapshots(&self, catalog: &Catalog) -> Vec<(ObjectId, Result<Snapshot>)> {
+        let read = |id: ObjectId| async move {
+            let name = ObjectName::new(Area::Snapshots, id);
+            let bytes = match self.store.get(name, None).await {
+                Ok(bytes) => bytes,
+                Err(e) => return (id, Err(e.into())),
+            };
+            let key = self.key_of(Area::Snapshots);
+            let clear = decode_small(key, Area::Snapshots, self.config.store, id, &bytes);
+            let decoded = clear.and_then(|clear| Snapshot::decode(id, &clear));
+            (id, decoded.map_err(|e| Error::object(name, e)))
+        };
+        stream::iter(catalog.deleted.iter().copied()).map(read).buffer_unordered(16).collect().await
+    }
+
+    /// Takes back the deletion of snapshots.
+    pub async fn undelete_snapshots(&self, catalog: &Catalog, ids: &[ObjectId]) -> Result<()> {
+        for id in ids {
+            let targets = catalog.removals.tombstones(id);
+            self.put_removal(RemovalKind::Undelete, targets, "plakar undelete").await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a note on a snapshot, in place of the last one of its kind.
+    pub async fn note(
+        &self,
+        catalog: &Catalog,
+        kind: NoteKind,
+        snapshot: ObjectId,
+        values: &[String],
+    ) -> Result<()> {
+        let counter = catalog.counters.get(&(snapshot, kind)).map_or(0, |last| last + 1);
+        let note = Note { kind, snapshot, counter, values: values.to_vec(), time_ns: now_ns() };
+        self.put_small(Area::Notes, &note.encode()).await.map(drop)
+    }
+
     /// Reads which snapshots there are, from the store's listings. Only objects that are new are read.
     pub async fn refresh_catalog(&self) -> Result<Arc<Catalog>> {
         self.load_catalog(Listing::read(self.store.as_ref()).await?).await

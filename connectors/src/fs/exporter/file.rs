@@ -10,9 +10,9 @@ use rustix::io::{Errno, pwrite};
 
 use super::attributes::{Object, Setter};
 use super::parents::{Beginning, Parent};
-use super::{failed, replace};
+use super::{TemporaryNames, failed, replace};
 
-/// A file under its temporary name.
+/// A file without a name, or under its temporary one.
 pub(super) struct FsExportFile {
     fd: OwnedFd,
     place: Place,
@@ -28,8 +28,10 @@ pub(super) struct FsExportFile {
 /// Where it stands, and is to stand.
 pub(super) struct Place {
     pub(super) parent: Arc<Parent>,
-    pub(super) temporary: Vec<u8>,
+    /// The name that it has so far.
+    pub(super) temporary: Option<Vec<u8>>,
     pub(super) name: Vec<u8>,
+    pub(super) names: Arc<TemporaryNames>,
 }
 
 impl FsExportFile {
@@ -67,11 +69,22 @@ impl ExportFile for FsExportFile {
         if *self.written.get_mut() < self.size {
             ftruncate(&self.fd, self.size).map_err(|e| failed("set the size", e))?;
         }
-        let Place { parent, temporary, name } = &self.place;
+        let Place { parent, temporary, name, names } = &mut self.place;
         let object = Object::new_file(self.fd.as_fd(), parent, self.beginning);
         let mut refused = self.setter.set(&object, attributes);
-        replace(parent, temporary, name, self.overwrite)?;
-        self.placed = true;
+        if temporary.is_none() {
+            match super::name(self.fd.as_fd(), parent, name) {
+                Ok(()) => self.placed = true,
+                Err(Errno::EXIST) => {
+                    *temporary = Some(names.make(|free| super::name(self.fd.as_fd(), parent, free))?.1);
+                }
+                Err(e) => return Err(failed("create", e)),
+            }
+        }
+        if let Some(temporary) = temporary.as_deref().filter(|_| !self.placed) {
+            replace(parent, temporary, name, self.overwrite)?;
+            self.placed = true;
+        }
         refused.extend(self.setter.lock(self.fd.as_fd(), attributes));
         Ok(refused)
     }
@@ -79,9 +92,9 @@ impl ExportFile for FsExportFile {
 
 impl Drop for FsExportFile {
     fn drop(&mut self) {
-        if !self.placed {
+        if let Some(temporary) = self.place.temporary.as_deref().filter(|_| !self.placed) {
             // Where even this fails, a file stays whose name says what it is.
-            let _ = unlinkat(&self.place.parent.fd, self.place.temporary.as_slice(), AtFlags::empty());
+            let _ = unlinkat(&self.place.parent.fd, temporary, AtFlags::empty());
         }
     }
 }
