@@ -145,14 +145,5 @@ fn entry(name: &str, kind: Kind, size: u64, seed: u64, detail: Detail) -> Entry 
     let mtime = Timestamp { sec: 1_700_000_000, nsec: (seed * 7919 % 1_000_000_000) as u32 };
     let mode = if kind == Kind::Directory { 0o755 } else { 0o644 };
     let meta = Metadata { mode, uid: 1000, gid: 100, mtime, size, kind, ..Metadata::directory(0) };
-    Entry {
-        name: name.into(),
-        meta,
-        detail,
-        xattrs: Vec::new(),
-        links: None,
-        flags: Default::default(),
-        error: None,
-        extra: None,
-    }
+    Entry::new(name, meta, detail)
 }

@@ -250,16 +250,7 @@ impl Snapshot {
             partial: false,
         };
         let meta = crate::meta::Metadata::directory(0o755);
-        let root = Entry {
-            name: b".".to_vec(),
-            meta,
-            detail,
-            xattrs: vec![],
-            links: None,
-            flags: Default::default(),
-            error: None,
-            extra: None,
-        };
+        let root = Entry::new(*b".", meta, detail);
         Self {
             id: ObjectId([0; 32]),
             root,

@@ -219,6 +219,20 @@ pub fn is_valid_name(name: &[u8]) -> bool {
 }
 
 impl Entry {
+    /// An entry with nothing beside these.
+    pub fn new(name: impl Into<Vec<u8>>, meta: Metadata, detail: Detail) -> Self {
+        Self {
+            name: name.into(),
+            meta,
+            detail,
+            xattrs: Vec::new(),
+            links: None,
+            flags: InodeFlags::default(),
+            error: None,
+            extra: None,
+        }
+    }
+
     /// A directory's node and summary.
     pub fn directory(&self) -> Option<(BlobId, &Summary)> {
         match &self.detail {

@@ -25,8 +25,9 @@ use crate::{text, time};
 /// Without -apply it shows the plan and removes nothing. Options that choose snapshots say which ones the rules are about:
 /// all others stay. -days 7 keeps all of today and of the six days before it, whether they hold snapshots or not;
 /// -per-day 1 keeps the newest of each day, of all days or, with -days, of those. What one rule keeps stays. Days and
-/// other units are those of UTC unless -zone says otherwise. Pinned snapshots stay, and so does the last one of a source.
-/// The room that removed snapshots alone took becomes free when `plakar maintenance` has run (it is to come).
+/// other units, and times that name no zone, are those of UTC unless -zone says otherwise. Pinned snapshots stay, and so
+/// does the last one of a source. The room that removed snapshots alone took becomes free when `plakar maintenance` has
+/// run (it is to come).
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  plakar prune -days 7 -per-day 1 -weeks 5 -per-week 1\n  plakar prune -tags finance -per-day 5 -apply\n  plakar prune -per-month 1 -as-of 2027-01-01"

@@ -49,16 +49,7 @@ impl Builder {
 /// An entry with the least of metadata.
 pub(crate) fn entry(name: &str, kind: Kind, detail: Detail) -> Entry {
     let meta = Metadata { kind, ..Metadata::directory(0o755) };
-    Entry {
-        name: name.into(),
-        meta,
-        detail,
-        xattrs: vec![],
-        links: None,
-        flags: Default::default(),
-        error: None,
-        extra: None,
-    }
+    Entry::new(name, meta, detail)
 }
 
 /// A regular file as long as its contents.

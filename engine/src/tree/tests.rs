@@ -10,39 +10,22 @@ use crate::wire::Put;
 
 fn file(name: &[u8], size: u64) -> Entry {
     let items = if size == 0 { vec![] } else { vec![Extent { id: Some(BlobId([7; 32])), len: size }] };
-    Entry {
-        name: name.to_vec(),
-        meta: Metadata {
-            kind: Kind::Regular,
-            mode: 0o4755,
-            uid: 1,
-            gid: 2,
-            mtime: Timestamp { sec: -5, nsec: 9 },
-            size,
-            rdev: (0, 0),
-            born: None,
-        },
-        detail: Detail::Regular(Contents { items, data_bytes: size, ..Contents::default() }),
-        xattrs: vec![],
-        links: None,
-        flags: Default::default(),
-        error: None,
-        extra: None,
-    }
+    let meta = Metadata {
+        kind: Kind::Regular,
+        mode: 0o4755,
+        uid: 1,
+        gid: 2,
+        mtime: Timestamp { sec: -5, nsec: 9 },
+        size,
+        rdev: (0, 0),
+        born: None,
+    };
+    Entry::new(name, meta, Detail::Regular(Contents { items, data_bytes: size, ..Contents::default() }))
 }
 
 fn plain(name: &[u8], kind: Kind, detail: Detail) -> Entry {
     let meta = Metadata { kind, ..Metadata::directory(0o755) };
-    Entry {
-        name: name.to_vec(),
-        meta,
-        detail,
-        xattrs: vec![],
-        links: None,
-        flags: Default::default(),
-        error: None,
-        extra: None,
-    }
+    Entry::new(name, meta, detail)
 }
 
 #[derive(Default)]

@@ -139,32 +139,14 @@ impl Assembly {
             group: self.run.repository().keys().link_group(now.file),
             count: u32::try_from(now.links).unwrap_or(u32::MAX),
         });
-        Entry {
-            name: now.name.clone(),
-            meta: now.meta.clone(),
-            detail,
-            xattrs: vec![],
-            links,
-            flags: Default::default(),
-            error: None,
-            extra: None,
-        }
+        Entry { links, ..Entry::new(now.name.clone(), now.meta.clone(), detail) }
     }
 }
 
 /// An entry for a name of which nothing could be learnt.
 pub(super) fn missing(name: &[u8], e: &ImportError) -> Entry {
     let meta = Metadata { kind: crate::meta::Kind::Missing, ..Metadata::directory(0) };
-    Entry {
-        name: name.to_vec(),
-        meta,
-        detail: Detail::Missing,
-        xattrs: vec![],
-        links: None,
-        flags: Default::default(),
-        error: Some(e.to_string()),
-        extra: None,
-    }
+    Entry { error: Some(e.to_string()), ..Entry::new(name, meta, Detail::Missing) }
 }
 
 /// One entry of a directory in the making.

@@ -126,16 +126,7 @@ mod tests {
         let mtime = Timestamp { sec: 5, nsec: 0 };
         let meta = Metadata { kind: Kind::Regular, mode: 0o644, size: 9, mtime, ..Metadata::directory(0) };
         let detail = Detail::Regular(Contents::default());
-        Entry {
-            name: b"f".to_vec(),
-            meta,
-            detail,
-            xattrs: vec![],
-            links: None,
-            flags: Default::default(),
-            error: None,
-            extra: None,
-        }
+        Entry::new(*b"f", meta, detail)
     }
 
     fn now() -> SourceEntry {

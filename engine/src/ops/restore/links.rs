@@ -85,16 +85,7 @@ impl FirstNames {
 
 fn digest(entry: &Entry) -> [u8; 16] {
     let mut shared = Vec::with_capacity(128);
-    let bare = Entry {
-        name: b"-".to_vec(),
-        meta: entry.meta.clone(),
-        detail: entry.detail.clone(),
-        xattrs: Vec::new(),
-        links: None,
-        flags: entry.flags,
-        error: None,
-        extra: None,
-    };
+    let bare = Entry { flags: entry.flags, ..Entry::new(*b"-", entry.meta.clone(), entry.detail.clone()) };
     bare.encode(&mut shared);
     blake3::hash(&shared).as_bytes().first_chunk().copied().unwrap_or_default()
 }
@@ -109,16 +100,7 @@ mod tests {
         let meta = Metadata { kind: Kind::Regular, ..Metadata::directory(mode) };
         let links = Some(Links { group: 7, count: 3 });
         let detail = Detail::Regular(Contents::default());
-        Entry {
-            name: name.into(),
-            meta,
-            detail,
-            xattrs: vec![],
-            links,
-            flags: Default::default(),
-            error: None,
-            extra: None,
-        }
+        Entry { links, ..Entry::new(name, meta, detail) }
     }
 
     #[test]
