@@ -18,7 +18,9 @@
 //! use std::sync::Arc;
 //!
 //! use plakar_engine::cache::LocalDirs;
+//! use plakar_engine::cancel::Cancel;
 //! use plakar_engine::error::Result;
+//! use plakar_engine::frame_source::Purpose;
 //! use plakar_engine::importer::Importer;
 //! use plakar_engine::keyslot::UserSecret;
 //! use plakar_engine::monitor::Silent;
