@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use serde_json::Value;
 
 use crate::common::image::{self, Image};
-use crate::common::sandbox::run_tool;
+use crate::common::sandbox::{NOBODY, run_tool};
 use crate::common::torture;
 use crate::common::{ALL, Directory, Sandbox, hex_id};
 
@@ -489,4 +489,22 @@ fn a_file_system_is_known_again_whatever_its_device_number() {
     assert_eq!(backup(&sandbox, [], &[&at]), all);
     ALL.check(&at, &sandbox.restore("latest"));
     drop(mounted);
+}
+
+#[test]
+fn what_its_owner_may_no_longer_open_is_known_all_the_same_and_told_once() {
+    let sandbox = Sandbox::for_nobody();
+    let root = sandbox.path("source");
+    std::fs::create_dir_all(root.join("closed")).unwrap();
+    std::fs::write(root.join("file"), "known").unwrap();
+    let owner = format!("{NOBODY}:{NOBODY}");
+    run_tool("chown", ["-R".as_ref(), owner.as_ref(), root.as_os_str()]);
+    let_it_age();
+    sandbox.backup(&root);
+    run_tool("chmod", ["000".as_ref(), root.join("file").as_os_str()]);
+    let_it_age();
+    assert_eq!(files_read(&sandbox.backup(&root)), 0);
+    run_tool("chmod", ["000".as_ref(), root.join("closed").as_os_str()]);
+    let done = sandbox.run(["backup".as_ref(), "-json".as_ref(), root.as_os_str()]).ends_with(3);
+    assert_eq!(done.summary()["errors"], 1, "{done}");
 }

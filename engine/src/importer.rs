@@ -135,12 +135,13 @@ pub trait SourceDirectory: Send + Sync {
     /// Extended attributes of the directory itself.
     fn own_xattrs(&self) -> Result<Vec<Xattr>, ImportError>;
 
-    /// Inode flags and project of a file or directory in it; none for a source or file system without them.
-    fn flags(&self, _name: &[u8]) -> Result<InodeFlags, ImportError> {
-        Ok(InodeFlags::default())
+    /// Inode flags and project of a regular file in it; none set for a source or file system without them, `None` for a
+    /// file that may not be opened: its contents may be known all the same.
+    fn flags(&self, _name: &[u8]) -> Result<Option<InodeFlags>, ImportError> {
+        Ok(Some(InodeFlags::default()))
     }
 
-    /// Those of the directory itself.
+    /// Those of the directory itself, which is open.
     fn own_flags(&self) -> Result<InodeFlags, ImportError> {
         Ok(InodeFlags::default())
     }
@@ -158,7 +159,7 @@ pub trait SourceFile: Send {
     /// Metadata and the stamp's ctime as they are now, to notice a change while it was read.
     fn now(&self) -> Result<(Metadata, i64), ImportError>;
 
-    /// Inode flags and project, as [`SourceDirectory::flags`].
+    /// Inode flags and project; none set for a source or file system without them.
     fn flags(&self) -> Result<InodeFlags, ImportError> {
         Ok(InodeFlags::default())
     }

@@ -112,17 +112,17 @@ fn describe(slot: &KeySlot) -> serde_json::Value {
 }
 
 /// The slot that a secret opens. A passphrase takes its time.
-async fn slot_of(probe: Probe, secret: UserSecret) -> anyhow::Result<Option<KeySlot>> {
+async fn slot_of(probe: Arc<Probe>, secret: UserSecret) -> anyhow::Result<Option<KeySlot>> {
     Ok(tokio::task::spawn_blocking(move || probe.slot_of(&secret).cloned()).await?)
 }
 
 /// Slots stand in the store in the clear: no secret is needed to list them, and nobody vouches for what they say until
 /// one is to be removed. A secret that is given tells which one it opens; none is asked for.
 async fn list(context: &AppContext) -> anyhow::Result<ExitCode> {
-    let probe = context.probe().await?;
+    let probe = Arc::new(context.probe().await?);
     let in_use = match secret::given(context)? {
         Some(secret) if probe.needs_secret() => {
-            Some(slot_of(context.probe().await?, secret).await?.map(|slot| slot.id))
+            Some(slot_of(probe.clone(), secret).await?.map(|slot| slot.id))
         }
         _ => None,
     };
@@ -295,7 +295,7 @@ fn choose<'a>(slots: &'a [KeySlot], prefix: &OsStr) -> anyhow::Result<&'a KeySlo
 async fn replace(context: &AppContext, args: &PasswdArgs) -> anyhow::Result<ExitCode> {
     let (repository, secret) = context.open_with_secret().await?;
     let old = match secret {
-        Some(secret) => slot_of(context.probe().await?, secret).await?,
+        Some(secret) => slot_of(Arc::new(context.probe().await?), secret).await?,
         None => None,
     };
     let label = args.label.clone().or_else(|| old.as_ref().map(|o| o.label.clone())).unwrap_or_default();

@@ -34,8 +34,8 @@ use parents::{Beginning, Parent, Parents};
 /// What to set on restored things.
 #[derive(Clone, Copy, Debug)]
 pub struct FsExportOptions {
-    /// Set owner, mode, ACLs, file capabilities, project, and flags that forbid changes. Otherwise things belong to whoever restores, with the recorded
-    /// permissions as far as the umask leaves them.
+    /// Set owner, mode, ACLs, file capabilities, project, and flags that forbid changes. Otherwise things belong to whoever
+    /// restores, with the recorded permissions as far as the umask leaves them.
     pub permissions: bool,
     /// Set extended attributes, and with them ACLs.
     pub xattrs: bool,
@@ -351,11 +351,10 @@ fn link(from: &Parent, existing: &[u8], parent: &Parent, name: &[u8]) -> rustix:
         Err(Errno::PERM) => {}
         linked => return linked,
     }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let fd = openat(&from.fd, existing, flags, Mode::empty())?;
-    let locks = flags::unlock(&fd)?;
+    let file = same::open(from, existing)?;
+    let locks = flags::unlock(&file)?;
     let linked = link();
-    flags::lock(&fd, locks).and(linked)
+    flags::lock(&file, locks).and(linked)
 }
 
 fn open_directory(parent: &Parent, name: &[u8]) -> rustix::io::Result<OwnedFd> {

@@ -74,17 +74,17 @@ impl ExportFile for FsExportFile {
         let mut refused = self.setter.set(&object, attributes);
         if temporary.is_none() {
             match super::name(self.fd.as_fd(), parent, name) {
-                Ok(()) => self.placed = true,
+                Ok(()) => {}
                 Err(Errno::EXIST) => {
                     *temporary = Some(names.make(|free| super::name(self.fd.as_fd(), parent, free))?.1);
                 }
                 Err(e) => return Err(failed("create", e)),
             }
         }
-        if let Some(temporary) = temporary.as_deref().filter(|_| !self.placed) {
+        if let Some(temporary) = temporary {
             replace(parent, temporary, name, self.overwrite)?;
-            self.placed = true;
         }
+        self.placed = true;
         refused.extend(self.setter.lock(self.fd.as_fd(), attributes));
         Ok(refused)
     }

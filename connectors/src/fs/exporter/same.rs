@@ -47,7 +47,8 @@ fn target(parent: &Parent, name: &[u8]) -> Result<Vec<u8>, Errno> {
     Ok(readlinkat(&parent.fd, name, Vec::new())?.into_bytes())
 }
 
-fn open(parent: &Parent, name: &[u8]) -> Result<File, Errno> {
+/// Opens what stands at a name, never through a symlink, and waits for nobody.
+pub(super) fn open(parent: &Parent, name: &[u8]) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     Ok(openat(&parent.fd, name, flags, Mode::empty())?.into())
 }

@@ -38,13 +38,16 @@ pub(super) fn failed(what: &str, e: Errno) -> ImportError {
 /// Opens for reading, never through a symlink, and leaves the access time alone where that is allowed: only the
 /// owner and root may ask for it.
 pub(super) fn open(directory: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, ImportError> {
+    try_open(directory, name, flags).map_err(|e| failed("open", e))
+}
+
+fn try_open(directory: BorrowedFd<'_>, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let attempt = |flags| retry_on_intr(|| openat(directory, name, flags, Mode::empty()));
     match attempt(flags | OFlags::NOATIME) {
         Err(Errno::PERM) => attempt(flags),
         opened => opened,
     }
-    .map_err(|e| failed("open", e))
 }
 
 /// Looks at a name, not at what a symlink points to. The entry has no name yet, and what its stamp says of the file
@@ -189,9 +192,12 @@ impl SourceDirectory for FsDirectory {
         self.attributes(Subject::Open(self.fd.as_fd()))
     }
 
-    fn flags(&self, name: &[u8]) -> Result<InodeFlags, ImportError> {
-        let file = open(self.fd.as_fd(), name, OFlags::NONBLOCK | OFlags::NOCTTY)?;
-        flags::read(&file).map_err(|e| failed("inode flags", e))
+    fn flags(&self, name: &[u8]) -> Result<Option<InodeFlags>, ImportError> {
+        match try_open(self.fd.as_fd(), name, OFlags::NONBLOCK | OFlags::NOCTTY) {
+            Ok(file) => flags::read(&file).map(Some).map_err(|e| failed("inode flags", e)),
+            Err(Errno::ACCESS) => Ok(None),
+            Err(e) => Err(failed("open", e)),
+        }
     }
 
     fn own_flags(&self) -> Result<InodeFlags, ImportError> {

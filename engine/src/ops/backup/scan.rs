@@ -12,8 +12,8 @@ use super::exclude::Excludes;
 use super::read::{FileTask, Unit, usable_flags, usable_xattrs};
 use crate::error::{Error, Result};
 use crate::id::BlobId;
-use crate::importer::{ImportError, LeftOut, SourceDirectory, SourceEntry, Stamp};
-use crate::meta::{InodeFlags, Kind, Metadata, Xattr};
+use crate::importer::{LeftOut, SourceDirectory, SourceEntry, Stamp};
+use crate::meta::{Kind, Metadata};
 use crate::monitor::{Event, Monitor};
 use crate::trail::Trail;
 use crate::tree::{Detail, Entry};
@@ -160,7 +160,7 @@ impl Walk<'_> {
             What::Way(way) => return self.way(Begin { parent, trail, own }, &path, previous, way),
             What::Empty => return self.empty(Begin { parent, trail, own }),
             What::Root => assembly.source.directory(&path).and_then(|handle| {
-                self.attributes(&path, &mut own, handle.own_xattrs(), handle.own_flags());
+                own.xattrs = usable_xattrs(self.assembly, &path, handle.own_xattrs(), &mut own.error);
                 self.ahead.list(handle, &trail, previous)
             }),
             What::Below(visit) => self.ahead.take(&visit),
@@ -175,6 +175,7 @@ impl Walk<'_> {
                 return self.empty(Begin { parent, trail, own });
             }
         };
+        own.flags = usable_flags(self.assembly, &path, opened.handle.own_flags(), &mut own.error);
         assembly.monitor.event(Event::Entry { path: &path, bytes: 0 });
         let known = opened.known().unwrap_or_default();
         let directory = Directory::begin(Begin { parent, trail, own }, known);
@@ -297,19 +298,20 @@ impl Walk<'_> {
                 }
                 Found::Directory { now, was, untouched } => {
                     let node = was.as_ref().and_then(Entry::directory).map(|(node, _)| node);
-                    let attributes =
-                        was.as_ref().filter(|_| untouched).map(|was| (was.xattrs.clone(), was.flags));
+                    let xattrs = was.as_ref().filter(|_| untouched).map(|was| was.xattrs.clone());
                     let extra = was.as_ref().and_then(|was| was.extra.clone());
                     let stamp = now.stamp;
-                    directories.push((slots.len(), now, node, attributes, extra));
+                    directories.push((slots.len(), now, node, xattrs, extra));
                     slots.push(Slot { entry: None, expected: was.map(Box::new), stamp });
                 }
                 Found::Contents(now, was) => {
                     directory.is_changed();
                     let mut entry = assembly.entry(&now, was.detail);
                     entry.extra = was.extra;
-                    let handle = &opened.handle;
-                    self.attributes(&at, &mut entry, handle.xattrs(&now.name), handle.flags(&now.name));
+                    let read = opened.handle.xattrs(&now.name);
+                    entry.xattrs = usable_xattrs(self.assembly, &at, read, &mut entry.error);
+                    let read = opened.handle.flags(&now.name).map(|found| found.unwrap_or(was.flags));
+                    entry.flags = usable_flags(self.assembly, &at, read, &mut entry.error);
                     assembly.monitor.event(Event::Entry { path: &at, bytes: entry.meta.size });
                     slots.push(Slot { entry: Some(entry), expected: None, stamp: now.stamp });
                 }
@@ -335,15 +337,16 @@ impl Walk<'_> {
             self.changed(&page, &opened.handle, slot, now)?;
         }
         let mut todo = VecDeque::with_capacity(directories.len());
-        for (slot, now, previous, attributes, extra) in directories {
+        for (slot, now, previous, xattrs, extra) in directories {
             let mut own = Entry { extra, ..self.own_entry(&now) };
-            match attributes {
-                Some((xattrs, flags)) => (own.xattrs, own.flags) = (xattrs, flags),
+            own.xattrs = match xattrs {
+                Some(xattrs) => xattrs,
                 None => {
-                    let (at, handle) = (directory.path_of(&now.name), &opened.handle);
-                    self.attributes(&at, &mut own, handle.xattrs(&now.name), handle.flags(&now.name));
+                    let at = directory.path_of(&now.name);
+                    let read = opened.handle.xattrs(&now.name);
+                    usable_xattrs(self.assembly, &at, read, &mut own.error)
                 }
-            }
+            };
             let what = match opened.below(&now.name) {
                 Some(visit) => What::Below(visit),
                 None if now.left_out.is_some() => {
@@ -383,21 +386,9 @@ impl Walk<'_> {
             None => Detail::Special,
         };
         let mut entry = self.assembly.entry(&now, detail);
-        self.attributes(&path, &mut entry, handle.xattrs(&now.name), Ok(InodeFlags::default()));
+        entry.xattrs = usable_xattrs(self.assembly, &path, handle.xattrs(&now.name), &mut entry.error);
         self.assembly.monitor.event(Event::Entry { path: &path, bytes: 0 });
         page.fill(self.assembly, slot, entry)
-    }
-
-    /// Puts into an entry what was read of it beside its metadata.
-    fn attributes(
-        &self,
-        path: &[u8],
-        entry: &mut Entry,
-        xattrs: Result<Vec<Xattr>, ImportError>,
-        flags: Result<InodeFlags, ImportError>,
-    ) {
-        entry.xattrs = usable_xattrs(self.assembly, path, xattrs, &mut entry.error);
-        entry.flags = usable_flags(self.assembly, path, flags, &mut entry.error);
     }
 
     fn hand_out(&mut self) -> Result<()> {
