@@ -90,7 +90,7 @@ install-system: ## for the whole machine: the program, its names for mount(8), t
 		>"$(DESTDIR)$(PREFIX)/lib/systemd/system/plakar-mount@.service"
 
 # System packages that building and testing need, on Debian and Ubuntu. Quiet and without effect when they are there.
-PACKAGES := gcc fuse3 attr acl btrfs-progs e2fsprogs util-linux mount procps curl strace time xfsprogs zstd
+PACKAGES := gcc fuse3 attr acl btrfs-progs e2fsprogs util-linux mount procps curl squashfs-tools squashfuse strace time xfsprogs zstd
 .PHONY: system
 system:
 	@missing=(); for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing+=($$p); done; \

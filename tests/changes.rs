@@ -491,6 +491,96 @@ fn a_file_system_is_known_again_whatever_its_device_number() {
     drop(mounted);
 }
 
+/// A mount of any kind, until this is dropped.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        run_tool("umount", [self.0]);
+    }
+}
+
+#[test]
+fn an_overlay_is_one_file_system_and_is_known_again() {
+    let sandbox = Sandbox::with_key_file();
+    let [below, above, at] = ["below", "above", "at"].map(|name| sandbox.path(name));
+    for directory in [&below, &above, &at] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    // Layers on two file systems, whose numbers the kernel is told not to make into one: each file has the device of
+    // its layer.
+    let image = sandbox.path("image");
+    image::make(&image, 16 << 20, &["mkfs.ext4", "-q"]);
+    let layer = Image::mount(&image, &above);
+    small(&below);
+    for name in ["upper", "work"] {
+        std::fs::create_dir(above.join(name)).unwrap();
+    }
+    let options = format!(
+        "xino=off,lowerdir={},upperdir={},workdir={}",
+        below.display(),
+        above.join("upper").display(),
+        above.join("work").display()
+    );
+    let mount = || {
+        run_tool("mount", ["-t", "overlay", "overlay", "-o", &options, at.to_str().unwrap()]);
+        Mounted(&at)
+    };
+    let mounted = mount();
+    std::fs::write(at.join("upper"), "in the upper layer").unwrap();
+    let device = |name: &str| Directory::open(&at).at(name).stat().st_dev;
+    assert_ne!(device("a"), device("upper"));
+    let_it_age();
+    assert_eq!(backup(&sandbox, ["-one-file-system"], &[&at]), 5);
+    ALL.check(&at, &sandbox.restore("latest"));
+    drop(mounted);
+    let mounted = mount();
+    assert_eq!(backup(&sandbox, ["-one-file-system"], &[&at]), 0);
+    // A file comes into the upper layer with its attributes, and then with its contents.
+    run_tool("chmod", ["600".as_ref(), at.join("b").as_os_str()]);
+    assert_eq!(backup(&sandbox, [], &[&at]), 0);
+    std::fs::write(at.join("b"), "B".repeat(5000)).unwrap();
+    let_it_age();
+    assert_eq!(backup(&sandbox, [], &[&at]), 1);
+    ALL.check(&at, &sandbox.restore("latest"));
+    drop(mounted);
+    // What came into the upper layer has the number that it has there from the next mount on: it is read once more.
+    for read in [1, 0] {
+        let mounted = mount();
+        assert_eq!(backup(&sandbox, [], &[&at]), read);
+        drop(mounted);
+    }
+    drop(layer);
+}
+
+#[test]
+fn a_file_system_that_numbers_files_as_they_are_looked_up_is_known_again() {
+    let sandbox = Sandbox::with_key_file();
+    let [source, image, at] = ["source", "image", "at"].map(|name| sandbox.path(name));
+    small(&source);
+    std::fs::create_dir(&at).unwrap();
+    let_it_age();
+    let made = std::process::Command::new("mksquashfs").args([&source, &image]).arg("-quiet").output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    // The names that are looked up first get the first numbers.
+    let numbers = |names: [&str; 3]| {
+        run_tool("squashfuse", [&image, &at]);
+        let d = Directory::open(&at);
+        let mut numbers = names.map(|name| (name.to_owned(), d.at(name).stat().st_ino));
+        numbers.sort();
+        (Mounted(&at), numbers)
+    };
+    let (mounted, before) = numbers(["a", "b", "dir"]);
+    let all = backup(&sandbox, [], &[&at]);
+    assert_eq!(all, 4);
+    drop(mounted);
+    let (mounted, after) = numbers(["dir", "b", "a"]);
+    assert_ne!(before, after, "numbers that last show nothing");
+    assert_eq!(backup(&sandbox, [], &[&at]), 0);
+    assert_eq!(backup(&sandbox, ["-change-by", "mtime,ctime,inode"], &[&at]), 0);
+    drop(mounted);
+}
+
 #[test]
 fn what_its_owner_may_no_longer_open_is_known_all_the_same_and_told_once() {
     let sandbox = Sandbox::for_nobody();
