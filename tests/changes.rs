@@ -560,7 +560,8 @@ fn a_file_system_that_numbers_files_as_they_are_looked_up_is_known_again() {
     small(&source);
     std::fs::create_dir(&at).unwrap();
     let_it_age();
-    let made = std::process::Command::new("mksquashfs").args([&source, &image]).arg("-quiet").output().unwrap();
+    let made =
+        std::process::Command::new("mksquashfs").args([&source, &image]).arg("-quiet").output().unwrap();
     assert!(made.status.success(), "{made:?}");
     // The names that are looked up first get the first numbers.
     let numbers = |names: [&str; 3]| {

@@ -8,6 +8,11 @@ use crate::config::MAX_FRAME;
 use crate::crypto::aead::{NONCE, TAG};
 use crate::crypto::{Class, DataKey};
 use crate::wire::{Put, Reader, WireError, WireResult, len32};
+use buffers::BUFFERS;
+
+mod buffers;
+
+pub use buffers::footprint;
 
 /// Length of a frame record.
 pub const FRAME_RECORD: usize = 56;
@@ -175,23 +180,20 @@ impl FrameDecoder {
         record: &FrameRecord,
         stored: &[u8],
     ) -> Result<Bytes, FrameError> {
-        let clear = match record.codec {
+        BUFFERS.fill(record.clear as usize, |out| match record.codec {
+            // Before it is copied: no more than there is room for.
             Codec::Raw => {
-                let mut body = stored.to_vec();
-                open(key, class, record, &mut body)?;
-                check_length(record, &body)?;
-                body
+                check_length(record, stored)?;
+                out.extend_from_slice(stored);
+                open(key, class, record, out)
             }
             Codec::Zstd => {
                 make_room(&mut self.scratch, stored.len());
                 self.scratch.extend_from_slice(stored);
                 open(key, class, record, &mut self.scratch)?;
-                let mut out = Vec::with_capacity(record.clear as usize);
-                unpack(&mut self.zstd, record, &self.scratch, &mut out)?;
-                out
+                unpack(&mut self.zstd, record, &self.scratch, out)
             }
-        };
-        Ok(clear.into())
+        })
     }
 
     /// The same without memory of its own for each frame: the stored bytes are opened where they are, and the clear
@@ -216,6 +218,19 @@ impl FrameDecoder {
             }
         }
     }
+}
+
+/// Seals a frame under another key, without decompressing it. Its record has no place yet.
+pub fn seal_anew(
+    from: &DataKey,
+    to: &DataKey,
+    class: Class,
+    record: &FrameRecord,
+    stored: &mut [u8],
+) -> Result<SealedFrame, FrameError> {
+    open(from, class, record, stored)?;
+    let (nonce, tag) = to.seal(class, stored);
+    Ok(SealedFrame { record: FrameRecord { nonce, tag, offset: 0, ..*record }, bytes: Bytes::copy_from_slice(stored) })
 }
 
 /// Empties a buffer and makes it large enough, and no larger than worth keeping.

@@ -384,7 +384,7 @@ pub async fn read_tree(repository: &Arc<Repository>, snapshot: &Snapshot) -> Res
                 let bytes = match &entry.detail {
                     Detail::Regular(c) if !c.missing => {
                         let all = 0..entry.meta.size;
-                        vfs.read(&entry, all, crate::frame_source::Purpose::OnDemand).await?.to_vec()
+                        vfs.read(&entry, all, crate::frame_source::Purpose::OnDemand).await?.joined().to_vec()
                     }
                     _ => vec![],
                 };

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::crypto::Class;
 use crate::error::{Error, Result};
@@ -16,6 +16,10 @@ use crate::snapshot::Snapshot;
 use crate::storage::StoreErrorKind;
 use crate::tree::{self, Contents, Directory, Entry, Extent, Owners, Page, fits_index};
 use crate::wire::WireError;
+
+mod parts;
+
+pub use parts::Parts;
 
 /// Part of a file: `extent` covers the file's bytes from `start` on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,14 +76,17 @@ impl Vfs {
 
     async fn blob_once(&self, class: Class, id: BlobId, purpose: Purpose) -> Result<Bytes> {
         let located = self.repository.locate(&id)?;
-        self.whole(class, id, &located, purpose).await
+        Ok(self.whole(class, id, &located, purpose).await?.joined())
     }
 
     /// A whole blob from where it is; its id is checked.
-    async fn whole(&self, class: Class, id: BlobId, located: &Located, purpose: Purpose) -> Result<Bytes> {
+    async fn whole(&self, class: Class, id: BlobId, located: &Located, purpose: Purpose) -> Result<Parts> {
         let whole = self.read_located(located, 0..located.len, purpose).await?;
-        let keys = self.repository.keys();
-        if located.class != class || keys.identify(class, &whole) != id {
+        let mut hasher = self.repository.keys().identifier(class);
+        whole.iter().for_each(|part| {
+            hasher.update(part);
+        });
+        if located.class != class || BlobId(*hasher.finalize().as_bytes()) != id {
             return Err(Error::DamagedBlob {
                 what: format!("blob {}", id.short()),
                 place: place(located),
@@ -91,7 +98,7 @@ impl Vfs {
 
     /// Some bytes of a data blob, from no more frames than needed. Bytes are authenticated by their frame; the blob's
     /// id is checked only when the range is the whole blob.
-    pub async fn blob_range(&self, id: BlobId, range: Range<u32>, purpose: Purpose) -> Result<Bytes> {
+    pub async fn blob_range(&self, id: BlobId, range: Range<u32>, purpose: Purpose) -> Result<Parts> {
         match self.blob_range_once(id, range.clone(), purpose).await {
             Err(e) if may_have_moved(&e) => {
                 self.repository.refresh_index().await?;
@@ -101,7 +108,7 @@ impl Vfs {
         }
     }
 
-    async fn blob_range_once(&self, id: BlobId, range: Range<u32>, purpose: Purpose) -> Result<Bytes> {
+    async fn blob_range_once(&self, id: BlobId, range: Range<u32>, purpose: Purpose) -> Result<Parts> {
         let located = self.repository.locate(&id)?;
         if range.start == 0 && range.end == located.len {
             return self.whole(Class::Data, id, &located, purpose).await;
@@ -109,24 +116,22 @@ impl Vfs {
         self.read_located(&located, range, purpose).await
     }
 
-    async fn read_located(&self, located: &Located, range: Range<u32>, purpose: Purpose) -> Result<Bytes> {
+    async fn read_located(&self, located: &Located, range: Range<u32>, purpose: Purpose) -> Result<Parts> {
         let (first, frames) = located.cover(&range).ok_or_else(|| Error::DamagedBlob {
             what: "a blob".into(),
             place: place(located),
             source: WireError::Malformed("location").into(),
         })?;
-        let mut parts = self.frames.frames(frames, purpose).await.into_iter();
         let in_frames = |at: u32| (i64::from(at) - first) as usize;
         let (start, end) = (in_frames(range.start), in_frames(range.end));
-        if frames.len() == 1 {
-            let frame = parts.next().unwrap_or(Err(Arc::new(Error::Cancelled)))?;
-            return Ok(frame.slice(start..end));
+        let (mut at, mut parts) = (0, Parts::default());
+        for frame in self.frames.frames(frames, purpose).await {
+            let frame = frame?;
+            let here = start.saturating_sub(at).min(frame.len())..(end - at).min(frame.len());
+            at += frame.len();
+            parts.push(frame.slice(here));
         }
-        let mut whole = BytesMut::with_capacity(end);
-        for part in parts {
-            whole.extend_from_slice(&part?);
-        }
-        Ok(whole.freeze().slice(start..end))
+        Ok(parts)
     }
 
     /// A directory's blob: its entries, or where its pages are.
@@ -212,7 +217,7 @@ impl Vfs {
     }
 
     /// Bytes of a file, shorter only at its end.
-    pub async fn read(&self, entry: &Entry, range: Range<u64>, purpose: Purpose) -> Result<Bytes> {
+    pub async fn read(&self, entry: &Entry, range: Range<u64>, purpose: Purpose) -> Result<Parts> {
         let tree::Detail::Regular(contents) = &entry.detail else {
             return Err(Error::WrongPath {
                 path: String::from_utf8_lossy(&entry.name).into_owned(),
@@ -226,25 +231,21 @@ impl Vfs {
             });
         }
         let range = range.start..range.end.min(entry.meta.size);
+        let mut out = Parts::default();
         if range.start >= range.end {
-            return Ok(Bytes::new());
+            return Ok(out);
         }
-        let mut out = BytesMut::new();
         let mut pieces = self.pieces(contents, range.clone());
         while let Some(piece) = pieces.next().await? {
             let part = piece.within(&range);
             match piece.extent.id {
-                None => out.resize(out.len() + (part.end - part.start) as usize, 0),
+                None => out.push_zeros((part.end - part.start) as usize),
                 Some(id) => {
-                    let part = self.blob_range(id, part.start as u32..part.end as u32, purpose).await?;
-                    if out.is_empty() && part.len() as u64 == range.end - range.start {
-                        return Ok(part);
-                    }
-                    out.extend_from_slice(&part);
+                    out.append(self.blob_range(id, part.start as u32..part.end as u32, purpose).await?);
                 }
             }
         }
-        Ok(out.freeze())
+        Ok(out)
     }
 
     /// The owner table of a snapshot; empty if it has none.

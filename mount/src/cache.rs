@@ -7,7 +7,6 @@
 //! * Misses of one call go down in one call, so that the engine can merge ranges.
 //! * Failures are not kept: the next reader tries again.
 
-mod buffers;
 mod memory;
 
 use std::collections::HashMap;
@@ -218,7 +217,8 @@ impl Flight {
             Ok(bytes) => {
                 self.counters.loaded.one();
                 self.counters.loaded_bytes.add(u64::from(frame.record.stored));
-                Ok(self.memory.insert(frame.class, frame.key(), &bytes))
+                self.memory.insert(frame.class, frame.key(), bytes.clone());
+                Ok(bytes)
             }
             Err(e) => {
                 self.counters.failed.one();

@@ -13,12 +13,14 @@ mod flags;
 mod push;
 mod requests;
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use fuser::ReplyXattr;
+use fuser::{ReplyData, ReplyXattr};
+use plakar_engine::vfs::Parts;
 
 use crate::error::FsError;
 use crate::fs::{Holds, SnapshotFs};
@@ -84,6 +86,24 @@ fn name_lifetime(holds: Holds) -> Duration {
         Holds::WithTheView => VIEW,
         Holds::Once => NOT_AT_ALL,
     }
+}
+
+thread_local! {
+    /// Where an answer that lies in several frames is joined. One for each thread that answers, up to the longest
+    /// request: memory that was used before costs a third of what new memory does.
+    static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Answers a request for contents. The library takes them in one piece only.
+fn send_parts(reply: ReplyData, parts: &Parts) {
+    if let Some(one) = parts.as_one() {
+        return reply.data(one);
+    }
+    JOINED.with_borrow_mut(|joined| {
+        joined.clear();
+        parts.iter().for_each(|part| joined.extend_from_slice(part));
+        reply.data(joined);
+    });
 }
 
 /// Answers a request for an extended attribute or their names by the size that was offered.

@@ -78,6 +78,8 @@ async fn copy(vfs: &Vfs, entry: &Entry, out: &mut Output) -> anyhow::Result<()> 
             return Ok(());
         }
         next = read(at);
-        out.bytes(&piece)?;
+        for part in piece.iter() {
+            out.bytes(part)?;
+        }
     }
 }

@@ -1,15 +1,12 @@
 //! Frames in two pools weighed in bytes. Least recently used go first: a new frame is always taken, since it will be
 //! asked for again at once (the kernel reads a frame in parts), which a cache that admits by frequency would refuse.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use plakar_engine::crypto::Class;
+use plakar_engine::frame::footprint;
 use plakar_engine::frame_source::FrameKey;
-
-use super::buffers::{Buffers, footprint};
 
 /// What a frame costs beside its bytes.
 const OVERHEAD: usize = 200;
@@ -19,7 +16,6 @@ const OVERHEAD: usize = 200;
 pub struct MemoryFrames {
     data: Cache<FrameKey, Bytes>,
     meta: Cache<FrameKey, Bytes>,
-    buffers: Arc<Buffers>,
 }
 
 fn pool(name: &str, bytes: u64) -> Cache<FrameKey, Bytes> {
@@ -35,7 +31,7 @@ impl MemoryFrames {
     /// With room for so many bytes of each.
     pub fn new(data_bytes: u64, meta_bytes: u64) -> Self {
         let (data, meta) = (pool("data frames", data_bytes), pool("metadata frames", meta_bytes));
-        Self { data, meta, buffers: Arc::default() }
+        Self { data, meta }
     }
 
     fn pool(&self, class: Class) -> &Cache<FrameKey, Bytes> {
@@ -55,14 +51,12 @@ impl MemoryFrames {
         self.pool(class).contains_key(key)
     }
 
-    /// Keeps a copy of a frame, and gives it.
-    pub fn insert(&self, class: Class, key: FrameKey, frame: &Bytes) -> Bytes {
-        let frame = self.buffers.keep(frame);
+    /// Keeps a frame. It must not be a part of something larger, which would stay whole.
+    pub fn insert(&self, class: Class, key: FrameKey, frame: Bytes) {
         let pool = self.pool(class);
-        pool.insert(key, frame.clone());
+        pool.insert(key, frame);
         // Left to itself the pool evicts only after 64 inserts, which may be as many MiB above its limit.
         pool.run_pending_tasks();
-        frame
     }
 
     /// Bytes held: data, metadata.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use plakar_engine::frame_source::Purpose;
 use plakar_engine::meta::InodeFlags;
 use plakar_engine::tree::{Detail, Entry, Extent};
+use plakar_engine::vfs::Parts;
 
 use super::inodes::Inode;
 use super::tree::Dir;
@@ -36,12 +37,12 @@ impl SnapshotFs {
     }
 
     /// Bytes of a regular file; fewer than asked for only at its end.
-    pub async fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Bytes, FsError> {
+    pub async fn read(&self, ino: u64, offset: u64, len: u32) -> Result<Parts, FsError> {
         self.activity.reads.one();
         let bytes = match self.inode(ino).await? {
             Inode::Text(text) => {
                 let end = offset.saturating_add(u64::from(len)).min(text.bytes.len() as u64);
-                text.bytes.slice(offset.min(end) as usize..end as usize)
+                text.bytes.slice(offset.min(end) as usize..end as usize).into()
             }
             Inode::Leaf(dir, position) => self.read_leaf(ino, &dir, position, offset, len).await?,
             other => return Err(not_a_file(&other)),
@@ -57,7 +58,7 @@ impl SnapshotFs {
         position: u32,
         offset: u64,
         len: u32,
-    ) -> Result<Bytes, FsError> {
+    ) -> Result<Parts, FsError> {
         let run = self.run(dir, position).await?;
         let entry = run.at(position).ok_or(FsError::Failed)?;
         let Detail::Regular(contents) = &entry.detail else { return Err(FsError::Invalid) };
@@ -69,7 +70,7 @@ impl SnapshotFs {
         }
         let range = offset..offset.saturating_add(u64::from(len)).min(entry.meta.size);
         if range.start >= range.end {
-            return Ok(Bytes::new());
+            return Ok(Parts::default());
         }
         self.readahead.note(ino, &range, entry.meta.size, contents);
         if range.start == 0 {

@@ -226,7 +226,7 @@ impl SnapshotFs {
     fn whole(&self, dir: &Dir, entry: &Entry, position: u32) -> Option<(u64, Bytes)> {
         let ino = self.inodes.held(&self.numbers.of_entry(dir, entry, position))?;
         let size = entry.meta.size;
-        let bytes = at_once(self.folders.vfs().read(entry, 0..size, Purpose::Prefetch))?.ok()?;
+        let bytes = at_once(self.folders.vfs().read(entry, 0..size, Purpose::Prefetch))?.ok()?.joined();
         (bytes.len() as u64 == size).then_some((ino, bytes))
     }
 }

@@ -16,7 +16,8 @@ use plakar_engine::meta::Kind;
 
 use super::convert::{attributes, errno, no_entry};
 use super::{
-    FOR_EVER, Fuse, MAX_BACKGROUND, MAX_REQUEST, NOT_AT_ALL, flags, lifetime, name_lifetime, send_xattr,
+    FOR_EVER, Fuse, MAX_BACKGROUND, MAX_REQUEST, NOT_AT_ALL, flags, lifetime, name_lifetime, send_parts,
+    send_xattr,
 };
 use crate::error::FsError;
 use crate::fs::{Holds, Lookup, Seek};
@@ -120,7 +121,7 @@ impl Filesystem for Fuse {
         let after = self.fs.clone();
         self.answer(async move { fs.read(ino.0, offset, size).await }, move |bytes| match bytes {
             Ok(bytes) => {
-                reply.data(&bytes);
+                send_parts(reply, &bytes);
                 if offset == 0 {
                     pusher.after_read(&after, ino.0);
                 }

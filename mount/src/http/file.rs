@@ -151,7 +151,7 @@ async fn content_type(fs: &SnapshotFs, file: &Held, name: &[u8]) -> Result<Strin
         let is_text = kind.type_() == "text" && kind.get_param("charset").is_none();
         return Ok(if is_text { format!("{kind}; charset=utf-8") } else { kind.to_string() });
     }
-    let beginning = fs.read(file.attr.ino, 0, TASTE).await?;
+    let beginning = fs.read(file.attr.ino, 0, TASTE).await?.joined();
     Ok(if is_text(&beginning) { "text/plain; charset=utf-8" } else { "application/octet-stream" }.into())
 }
 
@@ -225,7 +225,7 @@ async fn body(fs: Arc<SnapshotFs>, file: Arc<Held>, parts: Vec<Part>) -> Result<
             };
             let wanted = range.end - range.start;
             let bytes = fs.read(file.attr.ino, range.start, wanted as u32).await?;
-            if bytes.len() as u64 == wanted { Ok(bytes) } else { Err(FsError::Failed) }
+            if bytes.len() as u64 == wanted { Ok(bytes.joined()) } else { Err(FsError::Failed) }
         }
     };
     let mut steps = stream::iter(parts.into_iter().flat_map(Part::steps)).map(read).buffered(AHEAD).boxed();

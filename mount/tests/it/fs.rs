@@ -138,7 +138,7 @@ async fn names_of_one_file_share_its_number_and_others_do_not() {
     assert_eq!((a.ino, a.links), (c.ino, 3));
     assert_ne!(a.ino, find(&fs, "d").await.unwrap().ino);
     assert_ne!(a.ino, find(&fs, "e").await.unwrap().ino);
-    assert_eq!(&fs.read(c.ino, 0, 10).await.unwrap()[..], b"same");
+    assert_eq!(&fs.read(c.ino, 0, 10).await.unwrap().joined()[..], b"same");
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn any_range_of_a_file_reads_back() {
     for _ in 0..60 {
         let (offset, len) = (next() % 5_100_000, next() % 700_000);
         let expected = &contents[(offset as usize).min(5_000_000)..((offset + len) as usize).min(5_000_000)];
-        assert_eq!(&fs.read(ino, offset, len as u32).await.unwrap()[..], expected, "{offset} {len}");
+        assert_eq!(&fs.read(ino, offset, len as u32).await.unwrap().joined()[..], expected, "{offset} {len}");
     }
     assert!(fs.read(ino, u64::MAX - 1, 10).await.unwrap().is_empty());
 }
@@ -201,7 +201,7 @@ async fn holes_read_as_zeros_and_can_be_found() {
     let sparse = find(&fs, "sparse").await.unwrap();
     assert_eq!((sparse.size, sparse.blocks), (3_000_000, 977));
     let bytes = fs.read(sparse.ino, 999_998, 4).await.unwrap();
-    assert_eq!(&bytes[..], [0, 0, 7, 7]);
+    assert_eq!(&bytes.joined()[..], [0, 0, 7, 7]);
     assert_eq!(fs.seek(sparse.ino, 0, Seek::Data).await, Ok(1_000_000));
     assert_eq!(fs.seek(sparse.ino, 1_200_000, Seek::Data).await, Ok(1_200_000));
     assert_eq!(fs.seek(sparse.ino, 1_200_000, Seek::Hole).await, Ok(1_500_000));
@@ -354,7 +354,7 @@ async fn new_and_removed_snapshots_change_the_views_and_nothing_else() {
     fs.refresh().await.unwrap();
     assert_eq!(names(&fs, "snapshots").await.len(), 1);
     // Whoever has it open goes on.
-    assert_eq!(&fs.read(file.ino, 0, 9).await.unwrap()[..], b"x");
+    assert_eq!(&fs.read(file.ino, 0, 9).await.unwrap().joined()[..], b"x");
 }
 
 #[tokio::test]
@@ -387,7 +387,7 @@ async fn a_failing_store_gives_an_error_and_later_the_bytes() {
     store.store.set(Trouble::Fail);
     assert_eq!(fs.read(file.ino, 0, 1).await, Err(FsError::Failed));
     store.store.set(Trouble::None);
-    assert_eq!(&fs.read(file.ino, 0, 1).await.unwrap()[..], b"x");
+    assert_eq!(&fs.read(file.ino, 0, 1).await.unwrap().joined()[..], b"x");
     // What was looked at is answered without the store.
     store.store.set(Trouble::Fail);
     assert!(find(&fs, "f").await.is_ok());
@@ -406,7 +406,7 @@ async fn a_store_that_does_not_answer_gives_an_error_in_time() {
     assert!(begun.elapsed() < Duration::from_millis(250));
     // The load went on: the next reader finds it.
     tokio::time::sleep(Duration::from_millis(400)).await;
-    assert_eq!(&fs.read(file.ino, 0, 1).await.unwrap()[..], b"x");
+    assert_eq!(&fs.read(file.ino, 0, 1).await.unwrap().joined()[..], b"x");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -440,7 +440,7 @@ async fn many_readers_of_one_file_load_it_once() {
         tokio::spawn(async move { fs.read(file.ino, 0, 100).await.unwrap() })
     });
     for read in futures::future::join_all(reads).await {
-        assert_eq!(&read.unwrap()[..], b"same bytes for all");
+        assert_eq!(&read.unwrap().joined()[..], b"same bytes for all");
     }
     assert_eq!(store.store.gets() - before, 1);
 }

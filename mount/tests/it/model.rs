@@ -345,7 +345,7 @@ impl Model {
                 let all = contents(&node);
                 let end = (offset + u64::from(len)).min(all.len() as u64) as usize;
                 let expected = all.get(offset as usize..end).unwrap_or_default();
-                assert!(answer.unwrap()[..] == *expected, "{offset} {len} of {}", all.len());
+                assert!(answer.unwrap().joined()[..] == *expected, "{offset} {len} of {}", all.len());
             }
             _ => assert_eq!(answer, Err(FsError::Invalid)),
         }

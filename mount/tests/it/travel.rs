@@ -43,7 +43,7 @@ async fn five(store: &TestStore) -> Vec<String> {
 
 async fn text(fs: &Arc<SnapshotFs>, path: &str) -> Result<String, FsError> {
     let attr = find(fs, path).await?;
-    Ok(String::from_utf8(fs.read(attr.ino, 0, 1 << 20).await?.to_vec()).unwrap())
+    Ok(String::from_utf8(fs.read(attr.ino, 0, 1 << 20).await?.joined().to_vec()).unwrap())
 }
 
 #[tokio::test]

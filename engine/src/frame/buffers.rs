@@ -1,10 +1,8 @@
-//! Memory for frames that is used again and again.
+//! Memory for clear frames that is used again and again.
 //!
 //! Frames come and go by the megabyte. Left to the system's allocator, those that stay lie between those that went,
-//! and the process grows to twice what it holds. So what stays is copied into buffers of a few fixed sizes, and a
-//! buffer that nobody looks at any more takes the next frame.
-
-use std::sync::Arc;
+//! and the process grows to twice what it holds; and every new one is memory that nobody has touched yet. So they are
+//! decoded into buffers of a few fixed sizes, and a buffer that nobody looks at any more takes the next frame.
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -16,11 +14,21 @@ const STEPS: usize = 4;
 /// Bytes of unused buffers that are kept.
 const SPARE: usize = 4 << 20;
 
+/// The buffers of this process.
+pub(super) static BUFFERS: Buffers = Buffers::new();
+
+/// A pool of buffers.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    /// Unused buffers with their sizes.
+    unused: Mutex<Vec<(usize, Vec<u8>)>>,
+}
+
 /// A buffer of the pool with a frame in it.
 struct Lent {
     buffer: Vec<u8>,
     size: usize,
-    pool: Arc<Buffers>,
+    pool: &'static Buffers,
 }
 
 impl AsRef<[u8]> for Lent {
@@ -35,23 +43,27 @@ impl Drop for Lent {
     }
 }
 
-/// The pool.
-#[derive(Debug, Default)]
-pub(super) struct Buffers {
-    /// Unused buffers with their sizes.
-    unused: Mutex<Vec<(usize, Vec<u8>)>>,
-}
-
 impl Buffers {
-    /// Copies a frame into a buffer.
-    pub(super) fn keep(self: &Arc<Self>, frame: &Bytes) -> Bytes {
-        let Some(size) = size_for(frame.len()) else {
-            // A copy even so: what comes may be a part of something larger.
-            return Bytes::copy_from_slice(frame);
+    const fn new() -> Self {
+        Self { unused: Mutex::new(Vec::new()) }
+    }
+
+    /// Lets an empty buffer with room for `len` bytes be filled, and gives what is then in it. It must not grow.
+    pub(super) fn fill<E>(
+        &'static self,
+        len: usize,
+        fill: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Bytes, E> {
+        let Some(size) = size_for(len) else {
+            let mut buffer = Vec::with_capacity(len);
+            fill(&mut buffer)?;
+            return Ok(buffer.into());
         };
-        let mut buffer = self.unused_of(size).unwrap_or_else(|| Vec::with_capacity(size));
-        buffer.extend_from_slice(frame);
-        Bytes::from_owner(Lent { buffer, size, pool: self.clone() })
+        let buffer = self.unused_of(size).unwrap_or_else(|| Vec::with_capacity(size));
+        // In case of failure it goes back too.
+        let mut lent = Lent { buffer, size, pool: self };
+        fill(&mut lent.buffer)?;
+        Ok(Bytes::from_owner(lent))
     }
 
     fn unused_of(&self, size: usize) -> Option<Vec<u8>> {
@@ -81,8 +93,8 @@ fn size_for(len: usize) -> Option<usize> {
     Some(len.next_multiple_of(step))
 }
 
-/// Bytes of memory that a frame takes.
-pub(super) fn footprint(len: usize) -> usize {
+/// Bytes of memory that a decoded frame of so many bytes takes.
+pub fn footprint(len: usize) -> usize {
     size_for(len).unwrap_or(len)
 }
 
@@ -90,17 +102,26 @@ pub(super) fn footprint(len: usize) -> usize {
 mod tests {
     use super::*;
 
+    fn keep(pool: &'static Buffers, frame: &[u8]) -> Bytes {
+        let filled = pool.fill(frame.len(), |buffer| {
+            buffer.extend_from_slice(frame);
+            Ok::<_, ()>(())
+        });
+        filled.unwrap()
+    }
+
     #[test]
     fn a_buffer_is_used_again() {
-        let pool = Arc::new(Buffers::default());
-        let first = pool.keep(&Bytes::from(vec![1; 100_000]));
+        static POOL: Buffers = Buffers::new();
+        let first = keep(&POOL, &[1; 100_000]);
         let (address, part) = (first.as_ptr(), first.slice(5..10));
         drop(first);
-        let second = pool.keep(&Bytes::from(vec![2; 100_001]));
+        let second = keep(&POOL, &[2; 100_001]);
         assert_ne!(second.as_ptr(), address, "somebody still looks at it");
         assert_eq!(&part[..], [1; 5]);
         drop(part);
-        let third = pool.keep(&Bytes::from(vec![3; 100_002]));
+        assert_eq!(POOL.fill(100_000, |_| Err(7)), Err(7));
+        let third = keep(&POOL, &[3; 100_002]);
         assert_eq!(third.as_ptr(), address);
         assert_eq!((third.len(), third[100_001]), (100_002, 3));
     }
