@@ -34,6 +34,11 @@ bench-peers: system ## beside the other backup programs that are installed, with
 	cargo build --release --quiet
 	benches/peers target/release/plakar $(BENCH_ARGS)
 
+.PHONY: bench-life
+bench-life: system ## many snapshots, half of them removed, their room given back, beside other programs (BENCH_LIFE=DIR,LATER BENCH_ARGS="--snapshots 30")
+	cargo build --release --quiet
+	benches/life target/release/plakar --tree $(BENCH_LIFE) $(BENCH_ARGS)
+
 .PHONY: bench-growth
 bench-growth: system ## how cost grows, to 10^6 files and 10^4 snapshots: docs/growth.json, docs/growth.svg
 	cargo build --release --quiet
@@ -54,6 +59,10 @@ matrix: system nextest ## every object of a store, and every file of the cache, 
 .PHONY: inject
 inject: system nextest ## every system call of every command fails once with each error
 	PLAKAR_CASES=$${PLAKAR_CASES:-all} cargo nextest run --profile thorough --workspace --features plakar-connectors/root-tests --success-output final -E 'test(/^inject::/)'
+
+.PHONY: histories
+histories: system nextest ## ten thousand steps of random histories of stores: backup, rm, undelete, maintenance, interruptions (PLAKAR_STEPS each of eight)
+	PLAKAR_STEPS=$${PLAKAR_STEPS:-1250} cargo nextest run --profile thorough --workspace --features plakar-connectors/root-tests -E 'test(/maintenance::tests::(whatever|also)/)'
 
 .PHONY: soak
 soak: system ## random use of a mount for SOAK_MINUTES (60), as root; in the end it must hold what it held before

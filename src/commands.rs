@@ -9,12 +9,14 @@ pub(crate) mod help;
 pub(crate) mod info;
 pub(crate) mod key;
 pub(crate) mod ls;
+pub(crate) mod maintenance;
 pub(crate) mod mount;
 pub(crate) mod pin;
 pub(crate) mod prune;
 pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod rm;
+pub(crate) mod tag;
 pub(crate) mod umount;
 pub(crate) mod undelete;
 pub(crate) mod version;
@@ -22,11 +24,13 @@ pub(crate) mod version;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use plakar_engine::cancel::Cancel;
-use plakar_engine::error::Error;
+use plakar_engine::error::{Error, report};
+use plakar_engine::id::ObjectId;
+use plakar_engine::ops::maintenance::needed_only_by;
 use plakar_engine::repository::Repository;
 use plakar_engine::repository::catalog::Catalog;
 use plakar_engine::repository::recent::RecentFrames;
@@ -64,14 +68,56 @@ pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Resul
         Command::Repair(args) => Box::pin(repair::run(context, args)).await,
         Command::Prune(args) => Box::pin(prune::run(context, *args)).await,
         Command::Rm(args) => Box::pin(rm::run(context, *args)).await,
+        Command::Maintenance(args) => Box::pin(maintenance::run(context, args)).await,
         Command::Undelete(args) => Box::pin(undelete::run(context, args)).await,
         Command::Pin(args) => Box::pin(pin::pin(context, args)).await,
         Command::Unpin(args) => Box::pin(pin::unpin(context, args)).await,
+        Command::Tag(args) => Box::pin(tag::tag(context, args)).await,
+        Command::Describe(args) => Box::pin(tag::describe(context, args)).await,
         Command::Key(args) => Box::pin(key::run(context, args)).await,
         Command::Cache(args) => cache::run(context, args),
         Command::Version(_) => version::run(context),
         Command::Help(args) => help::run(context, &args),
     }
+}
+
+/// What comes free when some snapshots are removed, and from when on.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    bytes: u64,
+    from_ns: i64,
+}
+
+impl std::fmt::Display for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (size, from) = (text::size(self.bytes), time::show_ns(self.from_ns));
+        write!(
+            f,
+            "about {size} come free by `plakar maintenance`, the first after {from} and one a while later"
+        )
+    }
+}
+
+/// `None` where something is damaged, so that it cannot be told. Whatever stands in the way of telling does not stand in the
+/// way of removing.
+async fn room_of(context: &AppContext, repository: &Arc<Repository>, snapshots: &[ObjectId]) -> Option<Room> {
+    let cancel = Cancel::default();
+    let bytes = match Box::pin(needed_only_by(repository, snapshots, &cancel)).await {
+        Ok(bytes) => bytes,
+        Err(e) => {
+            context.notice(&format!("how much comes free cannot be told: {}", report(&e)));
+            None
+        }
+    };
+    let grace = Duration::from_secs(repository.config().grace_seconds);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let from_ns = i64::try_from((now + grace).as_nanos()).unwrap_or(i64::MAX);
+    bytes.map(|bytes| Room { bytes, from_ns })
+}
+
+/// What this machine calls itself.
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// How long nothing may get on after a signal. Then the process ends as it is: what a thread waits for in the kernel, a

@@ -45,6 +45,19 @@ pub(crate) fn at(text: &str, now: &Zoned) -> Result<Zoned, String> {
     Ok(at.to_zoned(now.time_zone().clone()))
 }
 
+/// Reads how long something lasts: `7d`, `36h`, `1w 2d`, `0`.
+pub(crate) fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let text = text.trim();
+    if text == "0" {
+        return Ok(std::time::Duration::ZERO);
+    }
+    let span: Option<jiff::Span> = text.parse().ok();
+    let fixed = span.and_then(|s| s.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok());
+    fixed
+        .and_then(|d| std::time::Duration::try_from(d).ok())
+        .ok_or_else(|| format!("{text:?} is no length of time: give for example 7d, 36h, or 0"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

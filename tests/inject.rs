@@ -50,10 +50,18 @@ impl Specimen {
         copy_tree(&source, &sandbox.path("first"));
         fs::write(source.join("2/new"), noise(99, 70_000)).unwrap();
         fs::remove_file(source.join("1/file 4")).unwrap();
+        let s = Self { sandbox, first };
+        s.keep();
+        s
+    }
+
+    /// Every case begins with what is there now.
+    fn keep(&self) {
         for part in PARTS {
-            copy_tree(&sandbox.path(part), &sandbox.path(format!("{part} kept")));
+            let kept = self.sandbox.path(format!("{part} kept"));
+            let _absent = fs::remove_dir_all(&kept);
+            copy_tree(&self.sandbox.path(part), &kept);
         }
-        Self { sandbox, first }
     }
 
     fn begin_anew(&self) {
@@ -110,6 +118,14 @@ fn each_call_fails(words: &[&str], warm: bool, look: impl Fn(&Case<'_>)) {
     each_call_fails_beside(words, warm, |_, _| (), look);
 }
 
+/// The same in a place that is prepared first.
+fn each_call_fails_after(words: &[&str], prepare: impl FnOnce(&Specimen), look: impl Fn(&Case<'_>)) {
+    let s = Specimen::new();
+    prepare(&s);
+    s.keep();
+    each_call_of(s, &format!("{words:?}"), words, |_, _| (), look);
+}
+
 /// The same while something else goes on, until it ends by itself or is told that the command has ended.
 fn each_call_fails_beside(
     words: &[&str],
@@ -121,6 +137,17 @@ fn each_call_fails_beside(
     if !warm {
         fs::remove_dir_all(s.sandbox.path("home kept/.cache")).unwrap();
     }
+    let name = format!("{words:?}, {}", if warm { "warm" } else { "cold" });
+    each_call_of(s, &name, words, beside, look);
+}
+
+fn each_call_of(
+    s: Specimen,
+    name: &str,
+    words: &[&str],
+    beside: impl Fn(&Specimen, &AtomicBool) + Sync,
+    look: impl Fn(&Case<'_>),
+) {
     let place = s.sandbox.path("");
     let once = |fails| {
         s.begin_anew();
@@ -138,9 +165,8 @@ fn each_call_fails_beside(
     outcome.succeeds();
     let mut kinds: BTreeMap<&str, u32> = BTreeMap::new();
     let all = (0..calls).flat_map(|n| ERRORS.map(|errno| (n, errno)));
-    let name = format!("{words:?}, {}", if warm { "warm" } else { "cold" });
     let case = |(n, errno): &(usize, Errno)| format!("call {n}, {errno:?}");
-    thorough::each(&name, SAMPLE, all, case, |(n, errno)| {
+    thorough::each(name, SAMPLE, all, case, |(n, errno)| {
         let (outcome, call, _) = once(Some((n, errno)));
         // Threads make their calls in another order each time, and some only sometimes.
         let Some(Call { name, path }) = call else { return };
@@ -265,6 +291,28 @@ fn of_a_removal() {
         assert_eq!(checked.code, Some(0), "after {what}: {checked}");
         let again = s.sandbox.run(["backup", "source"]);
         assert_eq!(again.code, Some(0), "after {what}: {again}");
+        s.restores("latest", "source", "again", what);
+    });
+}
+
+/// Of a store in which half of the first snapshot is of no use any more.
+#[test]
+fn of_maintenance() {
+    let words = ["maintenance", "-grace", "0", "-exclusive"];
+    let prepare = |s: &Specimen| {
+        fs::remove_dir_all(s.sandbox.path("source/2")).unwrap();
+        s.sandbox.run(["backup", "source"]).succeeds();
+        s.sandbox.run(["rm", "-apply", &s.first]).succeeds();
+    };
+    each_call_fails_after(&words, prepare, |Case { s, outcome, what }| {
+        let checked = s.sandbox.run(["check"]);
+        assert_eq!(checked.code, Some(0), "after {what}: {outcome} {checked}");
+        s.restores("latest", "source", "again", what);
+        // Its lease may have stayed, if it could not be removed; its process has ended.
+        let again = s.sandbox.run(words);
+        assert_eq!(again.code, Some(0), "after {what}: {again}");
+        let checked = s.sandbox.run(["check"]);
+        assert_eq!(checked.code, Some(0), "after {what}: {checked}");
         s.restores("latest", "source", "again", what);
     });
 }

@@ -16,6 +16,7 @@ mod hostile;
 mod inject;
 mod interrupted;
 mod layering;
+mod maintenance;
 mod manual;
 mod matrix;
 mod mounted;

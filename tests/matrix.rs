@@ -148,6 +148,23 @@ impl Specimen {
     }
 }
 
+impl Specimen {
+    /// Maintenance takes nothing away that is needed, and all is there once all is well again.
+    fn is_whole_after_maintenance(&self, put_back: impl FnOnce()) {
+        self.run(&["maintenance", "-grace", "0", "-exclusive"]);
+        self.gives_nothing_wrong();
+        put_back();
+        self.run(&["check"]).succeeds();
+        for (id, like) in &self.snapshots {
+            self.run(&["restore", "-to", "to", id]).succeeds();
+            ALL.check(like, &self.sandbox.path("to"));
+            fs::remove_dir_all(self.sandbox.path("to")).unwrap();
+        }
+        self.run(&["maintenance", "-grace", "0", "-exclusive"]).succeeds();
+        self.run(&["check"]).succeeds();
+    }
+}
+
 /// The files below a directory, by their paths from there.
 fn names_below(directory: &Path) -> BTreeSet<PathBuf> {
     let files = files_below(directory);
@@ -206,6 +223,15 @@ fn in_a_store(is_sealed: bool) {
         s.gives_nothing_wrong();
         s.shows_nothing_wrong();
         s.is_whole_after_a_backup(|| put_back(&object, &bytes));
+        // Of a snapshot that is gone nobody can know that it was there.
+        if harm != Gone || !is_alone {
+            s.begin_anew();
+            harm.apply(&object);
+            if cold {
+                fs::remove_dir_all(s.sandbox.cache()).unwrap();
+            }
+            s.is_whole_after_maintenance(|| put_back(&object, &bytes));
+        }
     });
 }
 
@@ -240,6 +266,7 @@ fn damage_in_the_cache() {
             &["ls", "-recursive"],
             &["info"],
             &["rm"],
+            &["maintenance", "-grace", "0", "-exclusive"],
         ] {
             s.begin_anew();
             harm.apply(&s.sandbox.path("home").join(name));

@@ -200,7 +200,7 @@ fn every_command_answers_in_json() {
     let at = sandbox.path("mounted");
     std::fs::create_dir(&at).unwrap();
     let to = at.to_str().unwrap();
-    let runs: [&[&str]; 29] = [
+    let runs: [&[&str]; 33] = [
         &["at", "new", "create"],
         &["backup", "source"],
         &["backup", "-v", "source"],
@@ -223,7 +223,11 @@ fn every_command_answers_in_json() {
         &["prune", "-per-day", "1"],
         &["pin", "latest"],
         &["unpin", "latest"],
+        &["tag", "-add", "a,b", "latest"],
+        &["describe", "latest", "words"],
         &["undelete"],
+        &["maintenance"],
+        &["maintenance", "-dry-run"],
         &["cache"],
         &["version"],
         &["umount"],

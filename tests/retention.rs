@@ -108,3 +108,40 @@ fn plans_are_those_of_plakar() {
     assert_eq!(count() as u64, done["kept"].as_u64().unwrap());
     assert!((2..=5).contains(&count()), "{}", count());
 }
+
+#[test]
+fn snapshots_are_tagged_named_and_described_afterwards() {
+    let sandbox = Sandbox::with_key_file();
+    let source = sandbox.path("source");
+    std::fs::create_dir(&source).unwrap();
+    let place = source.to_str().unwrap();
+    let made = sandbox.run(["backup", "-json", "-tag", "one", "-name", "first", place]).succeeds().summary();
+    let id = crate::common::hex_id(&made);
+    let info = || sandbox.run(["info", "-json", &id]).succeeds().json().remove(0);
+    let tags = |words: &[&str]| {
+        sandbox.run([&["tag"][..], words, &[&id]].concat()).succeeds();
+        let tags = info()["tags"].as_array().unwrap().clone();
+        tags.iter().map(|t| t.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(tags(&["-add", "two,one, three"]), ["one", "two", "three"]);
+    assert_eq!(tags(&["-rm", "two", "-add", "four"]), ["one", "three", "four"]);
+    assert_eq!(tags(&["-set", "five"]), ["five"]);
+    // Every command goes by them.
+    assert!(sandbox.run(["ls", "-tag", "five"]).succeeds().text().contains(&id[..8]));
+    sandbox.run(["ls", "-tag", "one"]).succeeds().says(&[]);
+    assert!(!sandbox.run(["ls", "-tag", "one"]).text().contains(&id[..8]));
+    assert_eq!(tags(&["-set", ""]), [""; 0]);
+    sandbox.run(["tag", &id]).ends_with(2).says(&["-add"]);
+    sandbox.run(["tag", "-add", "x", "-set", "y", &id]).ends_with(2);
+    sandbox.run(["describe", "-name", "golden", &id, "before the upgrade"]).succeeds();
+    assert_eq!((text(&info(), "name"), text(&info(), "description")), ("golden", "before the upgrade"));
+    assert!(sandbox.run(["ls", "-name", "golden"]).succeeds().text().contains(&id[..8]));
+    let shown = sandbox.run(["info", &id]).succeeds();
+    assert!(shown.text().contains("Description:   before the upgrade"), "{shown}");
+    sandbox.run(["describe", &id, ""]).succeeds();
+    assert!(info()["description"].is_null() && text(&info(), "name") == "golden");
+    sandbox.run(["describe", &id]).ends_with(2);
+    sandbox.run(["describe", "-name", "", &id]).succeeds();
+    assert_eq!(text(&info(), "name"), "first");
+    sandbox.run(["check"]).succeeds();
+}

@@ -175,6 +175,18 @@ pub enum Error {
         /// Paths that need what was removed meanwhile.
         missing: u64,
     },
+    /// Somebody has the store for himself, or is at work where nobody else may be.
+    #[error("the store is in use: {by}")]
+    InUse {
+        /// Who does what, and where.
+        by: String,
+    },
+    /// Nothing may be deleted as long as it is not known what is needed.
+    #[error("nothing is deleted while {what}")]
+    Unsafe {
+        /// What stands in the way.
+        what: String,
+    },
     /// The user stopped it.
     #[error("interrupted")]
     Cancelled,
@@ -204,13 +216,14 @@ impl Error {
             {
                 ErrorKind::Damaged
             }
-            Self::Store(_) | Self::Late { .. } => ErrorKind::Store,
+            Self::Store(_) | Self::Late { .. } | Self::InUse { .. } => ErrorKind::Store,
             Self::NoStore { .. } | Self::NotAStore { .. } => ErrorKind::NoStore,
             Self::SecretNeeded { .. } => ErrorKind::SecretNeeded,
             Self::WrongSecret { .. } => ErrorKind::WrongSecret,
             Self::DamagedObject { .. }
             | Self::DamagedBlob { .. }
             | Self::MissingBlob { .. }
+            | Self::Unsafe { .. }
             | Self::DamagedIndex { .. } => ErrorKind::Damaged,
             Self::Newer { .. } => ErrorKind::Newer,
             Self::NoSnapshot { .. } | Self::NoPath { .. } => ErrorKind::NotFound,

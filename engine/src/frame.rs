@@ -230,7 +230,10 @@ pub fn seal_anew(
 ) -> Result<SealedFrame, FrameError> {
     open(from, class, record, stored)?;
     let (nonce, tag) = to.seal(class, stored);
-    Ok(SealedFrame { record: FrameRecord { nonce, tag, offset: 0, ..*record }, bytes: Bytes::copy_from_slice(stored) })
+    Ok(SealedFrame {
+        record: FrameRecord { nonce, tag, offset: 0, ..*record },
+        bytes: Bytes::copy_from_slice(stored),
+    })
 }
 
 /// Empties a buffer and makes it large enough, and no larger than worth keeping.

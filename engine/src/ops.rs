@@ -3,4 +3,5 @@
 pub mod backup;
 pub mod check;
 mod gather;
+pub mod maintenance;
 pub mod restore;

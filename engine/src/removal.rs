@@ -3,6 +3,7 @@
 #![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::id::ObjectId;
 use crate::wire::{Put, WireError, WireResult, read_fields};
@@ -100,50 +101,85 @@ impl Removal {
     }
 }
 
-/// What all removals of a store say together.
+/// What is said of a packfile that goes, each with the store time of the removal that said it first, ns since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Doom {
+    /// It was condemned.
+    pub condemned_ns: Option<i64>,
+    /// It was said to be gone.
+    pub gone_ns: Option<i64>,
+}
+
+/// What all removals of a store say together. Times are those of the store, ns since 1970.
 #[derive(Clone, Debug, Default)]
 pub struct Removals {
+    all: Vec<(ObjectId, i64, Arc<Removal>)>,
     undeleted: HashSet<ObjectId>,
-    deleted: HashMap<ObjectId, Vec<ObjectId>>,
-    doomed: HashSet<ObjectId>,
-    replaced: HashMap<ObjectId, ObjectId>,
+    deleted: HashMap<ObjectId, Vec<(ObjectId, i64)>>,
+    doomed: HashMap<ObjectId, Doom>,
+    replaced: HashMap<ObjectId, (ObjectId, i64)>,
 }
 
 impl Removals {
-    /// Adds one.
-    pub fn add(&mut self, id: ObjectId, removal: Removal) {
+    /// Adds one, which the store took at a time.
+    pub fn add(&mut self, id: ObjectId, listed_ns: i64, removal: Arc<Removal>) {
+        let first = |time: &mut Option<i64>| *time = Some(time.map_or(listed_ns, |t| t.min(listed_ns)));
         for target in &removal.targets {
             match removal.kind {
-                RemovalKind::Tombstone => self.deleted.entry(*target).or_default().push(id),
+                RemovalKind::Tombstone => self.deleted.entry(*target).or_default().push((id, listed_ns)),
                 RemovalKind::Undelete => {
                     self.undeleted.insert(*target);
                 }
-                RemovalKind::Condemned | RemovalKind::Gone => {
-                    self.doomed.insert(*target);
-                }
+                RemovalKind::Condemned => first(&mut self.doomed.entry(*target).or_default().condemned_ns),
+                RemovalKind::Gone => first(&mut self.doomed.entry(*target).or_default().gone_ns),
                 RemovalKind::Replaced => {
                     if let Some(successor) = removal.successor {
-                        self.replaced.insert(*target, successor);
+                        self.replaced.insert(*target, (successor, listed_ns));
                     }
                 }
             }
         }
+        self.all.push((id, listed_ns, removal));
+    }
+
+    /// All of them: id, store time, what it says.
+    pub fn all(&self) -> &[(ObjectId, i64, Arc<Removal>)] {
+        &self.all
     }
 
     /// Whether a snapshot is deleted: some tombstone of it was not taken back.
     pub fn is_deleted(&self, snapshot: &ObjectId) -> bool {
-        self.deleted.get(snapshot).is_some_and(|t| t.iter().any(|t| !self.undeleted.contains(t)))
+        self.deleted_ns(snapshot).is_some()
+    }
+
+    /// Since when a snapshot is deleted: the store time of its first tombstone that was not taken back.
+    pub fn deleted_ns(&self, snapshot: &ObjectId) -> Option<i64> {
+        self.standing(snapshot).map(|(_, time)| *time).min()
+    }
+
+    /// Whether a tombstone was taken back.
+    pub fn is_undeleted(&self, tombstone: &ObjectId) -> bool {
+        self.undeleted.contains(tombstone)
     }
 
     /// The tombstones of a snapshot that were not taken back.
     pub fn tombstones(&self, snapshot: &ObjectId) -> Vec<ObjectId> {
+        self.standing(snapshot).map(|(id, _)| *id).collect()
+    }
+
+    fn standing(&self, snapshot: &ObjectId) -> impl Iterator<Item = &(ObjectId, i64)> {
         let all = self.deleted.get(snapshot).into_iter().flatten();
-        all.filter(|t| !self.undeleted.contains(t)).copied().collect()
+        all.filter(|(id, _)| !self.undeleted.contains(id))
     }
 
     /// Whether a packfile is condemned or gone: nothing new may lean on it.
     pub fn is_doomed(&self, packfile: &ObjectId) -> bool {
-        self.doomed.contains(packfile)
+        self.doomed.contains_key(packfile)
+    }
+
+    /// What is said of a packfile.
+    pub fn doom(&self, packfile: &ObjectId) -> Option<Doom> {
+        self.doomed.get(packfile).copied()
     }
 
     /// Whether any packfile is condemned or gone.
@@ -151,9 +187,27 @@ impl Removals {
         !self.doomed.is_empty()
     }
 
-    /// The state that replaces this one.
-    pub fn successor(&self, state: &ObjectId) -> Option<ObjectId> {
-        self.replaced.get(state).copied()
+    /// The state that stands in for this one, and since when this one is replaced: the first of those that replaced it,
+    /// one after the other, that is usable.
+    pub fn stand_in(
+        &self,
+        state: &ObjectId,
+        is_usable: impl Fn(&ObjectId) -> bool,
+    ) -> Option<(ObjectId, i64)> {
+        let (mut next, since_ns) = *self.replaced.get(state)?;
+        // A circle, which nobody writes, has an end as well.
+        for _ in 0..=self.replaced.len() {
+            if is_usable(&next) {
+                return Some((next, since_ns));
+            }
+            next = self.replaced.get(&next)?.0;
+        }
+        None
+    }
+
+    /// Whether a state has replaced others.
+    pub fn has_replaced(&self, state: &ObjectId) -> bool {
+        self.replaced.values().any(|(successor, _)| successor == state)
     }
 }
 
@@ -314,13 +368,36 @@ mod tests {
     fn a_snapshot_stays_deleted_while_any_tombstone_stands() {
         let mut all = Removals::default();
         let snapshot = ObjectId([1; 32]);
-        all.add(ObjectId([10; 32]), removal(RemovalKind::Tombstone, 1));
-        assert!(all.is_deleted(&snapshot));
-        all.add(ObjectId([11; 32]), removal(RemovalKind::Undelete, 10));
+        let add = |all: &mut Removals, id, time, kind, target| {
+            all.add(ObjectId([id; 32]), time, Arc::new(removal(kind, target)));
+        };
+        add(&mut all, 10, 100, RemovalKind::Tombstone, 1);
+        assert_eq!(all.deleted_ns(&snapshot), Some(100));
+        add(&mut all, 11, 101, RemovalKind::Undelete, 10);
         assert!(!all.is_deleted(&snapshot));
-        all.add(ObjectId([12; 32]), removal(RemovalKind::Tombstone, 1));
-        assert!(all.is_deleted(&snapshot));
-        all.add(ObjectId([13; 32]), removal(RemovalKind::Condemned, 5));
-        assert!(all.is_doomed(&ObjectId([5; 32])) && !all.is_deleted(&ObjectId([5; 32])));
+        add(&mut all, 12, 102, RemovalKind::Tombstone, 1);
+        assert_eq!(all.deleted_ns(&snapshot), Some(102));
+        assert_eq!(all.tombstones(&snapshot), [ObjectId([12; 32])]);
+        add(&mut all, 13, 105, RemovalKind::Condemned, 5);
+        add(&mut all, 14, 104, RemovalKind::Condemned, 5);
+        let doom = Doom { condemned_ns: Some(104), gone_ns: None };
+        assert_eq!(all.doom(&ObjectId([5; 32])), Some(doom));
+        assert!(!all.is_deleted(&ObjectId([5; 32])));
+    }
+
+    #[test]
+    fn a_state_is_replaced_by_the_first_that_is_usable() {
+        let mut all = Removals::default();
+        let id = |n: u8| ObjectId([n; 32]);
+        for (target, successor, time) in [(1, 2, 10), (2, 3, 20), (7, 8, 30), (8, 7, 40)] {
+            let r = Removal { successor: Some(id(successor)), ..removal(RemovalKind::Replaced, target) };
+            all.add(ObjectId::random(), time, Arc::new(r));
+        }
+        assert_eq!(all.stand_in(&id(1), |_| true), Some((id(2), 10)));
+        assert_eq!(all.stand_in(&id(1), |s| *s == id(3)), Some((id(3), 10)));
+        assert_eq!(all.stand_in(&id(1), |_| false), None);
+        assert_eq!(all.stand_in(&id(3), |_| true), None);
+        assert_eq!(all.stand_in(&id(7), |_| false), None);
+        assert!(all.has_replaced(&id(2)) && !all.has_replaced(&id(1)));
     }
 }

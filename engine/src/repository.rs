@@ -9,6 +9,8 @@ mod index;
 mod keys;
 mod leftovers;
 mod lookup;
+mod merge;
+mod mover;
 mod opening;
 mod packer;
 pub mod reader;
@@ -40,7 +42,7 @@ use crate::storage::{Area, ObjectName, Store, put_bytes};
 use catalog::{Catalog, Known};
 pub use create::{CreateOptions, create};
 pub use index::Index;
-pub(crate) use index::{Marks, Row};
+pub(crate) use index::{Marks, Row, Weight};
 pub use opening::Probe;
 use reader::{Fetched, FrameReader, Origin};
 
@@ -147,15 +149,18 @@ impl Repository {
     /// Marks snapshots as deleted; their data goes when maintenance runs.
     pub async fn remove_snapshots(&self, ids: &[ObjectId], reason: &str) -> Result<()> {
         for target in ids {
-            self.put_removal(RemovalKind::Tombstone, vec![*target], reason).await?;
+            // One each: an undelete names what it takes back.
+            self.remove(RemovalKind::Tombstone, vec![*target], reason).await?;
         }
         Ok(())
     }
 
-    async fn put_removal(&self, kind: RemovalKind, targets: Vec<ObjectId>, reason: &str) -> Result<()> {
-        let (time_ns, reason) = (now_ns(), reason.to_owned());
-        let writer = self.writer.lock().writer;
-        let removal = Removal { kind, targets, successor: None, time_ns, reason, writer };
+    pub(crate) async fn remove(&self, kind: RemovalKind, targets: Vec<ObjectId>, reason: &str) -> Result<()> {
+        let (time_ns, reason, writer) = (now_ns(), reason.to_owned(), self.writer.lock().writer);
+        self.put_removal(Removal { kind, targets, successor: None, time_ns, reason, writer }).await
+    }
+
+    async fn put_removal(&self, removal: Removal) -> Result<()> {
         self.put_small(Area::Removals, &removal.encode()).await.map(drop)
     }
 

@@ -1,11 +1,15 @@
 //! Trees: directory nodes, pages of huge directories, extent lists, owner tables. `docs/FORMAT.md` §9.
 //!
 //! A node holds nothing that changes without the files in it changing, so that an unchanged directory is the same
-//! blob in every snapshot. Submodules: `build` cuts pages and lists; this one is the encoding.
+//! blob in every snapshot. Submodules: `build` cuts pages and lists, `references` tells what a blob leads
+//! to; this one is the encoding.
 
 #![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
 pub mod build;
+mod references;
+
+pub use references::references;
 
 use crate::id::BlobId;
 use crate::meta::{InodeFlags, Kind, Metadata, Timestamp, Xattr};
@@ -647,21 +651,28 @@ fn version(r: &mut Reader<'_>) -> WireResult<()> {
 
 /// Reads an extent list that should have a level and cover `len` bytes.
 pub fn decode_list(bytes: &[u8], level: u8, len: u64) -> WireResult<Vec<Extent>> {
+    let (found, items) = decode_any_list(bytes)?;
+    if found != level {
+        return Err(WireError::Malformed("level of an extent list"));
+    }
+    if total(&items)? != len {
+        return Err(WireError::Malformed("length of an extent list"));
+    }
+    Ok(items)
+}
+
+/// Reads an extent list; gives its level, too.
+fn decode_any_list(bytes: &[u8]) -> WireResult<(u8, Vec<Extent>)> {
     let mut r = Reader::new(bytes);
     if r.u8()? != TYPE_LIST {
         return Err(WireError::Malformed("type of an extent list"));
     }
     version(&mut r)?;
-    if r.u8()? != level {
-        return Err(WireError::Malformed("level of an extent list"));
-    }
+    let level = r.u8()?;
     let n = r.count(LIST_ITEMS as u64, 2, "items")?;
     let items = decode_items(&mut r, n, level)?;
     r.end()?;
-    if total(&items)? != len {
-        return Err(WireError::Malformed("length of an extent list"));
-    }
-    Ok(items)
+    Ok((level, items))
 }
 
 /// Names of owners at the time of a backup, by number.

@@ -11,7 +11,7 @@ use crate::report::Failure;
 use crate::text::{nearest, shell_word};
 
 /// Commands of Plakar that are still to come.
-const LATER: [&str; 20] = [
+const LATER: [&str; 19] = [
     "archive",
     "destination",
     "diag",
@@ -21,7 +21,6 @@ const LATER: [&str; 20] = [
     "locate",
     "login",
     "logout",
-    "maintenance",
     "pkg",
     "policy",
     "ptar",

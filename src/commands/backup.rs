@@ -369,7 +369,7 @@ fn describe(context: &AppContext, args: &BackupArgs, source: &dyn Importer) -> a
         perimeter: args.perimeter.clone(),
         job: args.job.clone(),
         tags,
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        host: super::host_name(),
         user: source.user_name(uid).unwrap_or_else(|| uid.to_string()),
         system: std::env::consts::OS.into(),
         architecture: std::env::consts::ARCH.into(),

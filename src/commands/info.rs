@@ -54,8 +54,13 @@ pub(crate) async fn run(context: &AppContext, args: InfoArgs) -> anyhow::Result<
     }
     let mut out = Output::new();
     match context.json() {
-        true => out.json(&json::snapshot(&snapshot))?,
-        false => show_snapshot(&mut out, &snapshot)?,
+        true => {
+            let mut object = json::snapshot(&snapshot);
+            object["description"] = json!(catalog.descriptions.get(&snapshot.id));
+            object["pinned"] = catalog.pinned.contains(&snapshot.id).into();
+            out.json(&object)?;
+        }
+        false => show_snapshot(&mut out, &snapshot, &catalog)?,
     }
     out.flush()?;
     Ok(ExitCode::Ok)
@@ -152,12 +157,14 @@ async fn store(
     Ok(if report_broken(context, catalog) { ExitCode::Damaged } else { ExitCode::Ok })
 }
 
-fn show_snapshot(out: &mut Output, s: &Snapshot) -> anyhow::Result<()> {
+fn show_snapshot(out: &mut Output, s: &Snapshot, catalog: &Catalog) -> anyhow::Result<()> {
     let below = s.summary();
     fact(out, "Snapshot", s.id.to_string())?;
     fact(out, "Time", time::show_ns(s.time_ns))?;
     fact(out, "Duration", text::duration(std::time::Duration::from_nanos(s.duration_ns)))?;
     fact(out, "Name", &s.name)?;
+    fact(out, "Description", catalog.descriptions.get(&s.id).map_or("", String::as_str))?;
+    fact(out, "Pinned", if catalog.pinned.contains(&s.id) { "yes" } else { "" })?;
     fact(out, "Category", &s.category)?;
     fact(out, "Environment", &s.environment)?;
     fact(out, "Perimeter", &s.perimeter)?;

@@ -13,6 +13,7 @@ use plakar_engine::retention::{self, Rule, Unit, Verdict};
 use plakar_engine::snapshot::Snapshot;
 use serde_json::json;
 
+use super::Room;
 use crate::cli::Query;
 use crate::context::AppContext;
 use crate::exit_code::ExitCode;
@@ -26,8 +27,8 @@ use crate::{text, time};
 /// all others stay. -days 7 keeps all of today and of the six days before it, whether they hold snapshots or not;
 /// -per-day 1 keeps the newest of each day, of all days or, with -days, of those. What one rule keeps stays. Days and
 /// other units, and times that name no zone, are those of UTC unless -zone says otherwise. Pinned snapshots stay, and so
-/// does the last one of a source. The room that removed snapshots alone took becomes free when `plakar maintenance` has
-/// run (it is to come).
+/// does the last one of a source. The room that removed snapshots alone took becomes free later, by `plakar maintenance`;
+/// until then `plakar undelete` brings them back.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  plakar prune -days 7 -per-day 1 -weeks 5 -per-week 1\n  plakar prune -tags finance -per-day 5 -apply\n  plakar prune -per-month 1 -as-of 2027-01-01"
@@ -198,7 +199,11 @@ pub(crate) async fn run(context: &AppContext, args: PruneArgs) -> anyhow::Result
     if args.apply && !gone.is_empty() {
         repository.remove_snapshots(&gone, "plakar prune").await?;
     }
-    show(context, &args, &lines, gone.len() as u64)?;
+    let room = match gone.is_empty() || context.globals.silent {
+        true => None,
+        false => super::room_of(context, &repository, &gone).await,
+    };
+    show(context, &args, &lines, gone.len() as u64, room)?;
     if rules.is_empty() {
         context.notice(
             "no rule says what to keep, so all of these stay; `plakar rm` with the same options removes them",
@@ -274,7 +279,13 @@ fn keep_the_last(lines: &mut [Line], catalog: &Catalog) {
     }
 }
 
-fn show(context: &AppContext, args: &PruneArgs, lines: &[Line], gone: u64) -> anyhow::Result<()> {
+fn show(
+    context: &AppContext,
+    args: &PruneArgs,
+    lines: &[Line],
+    gone: u64,
+    room: Option<Room>,
+) -> anyhow::Result<()> {
     let kept = lines.len() as u64 - gone;
     let zone = args.zone.iana_name().unwrap_or("local").to_owned();
     let mut out = Output::new();
@@ -290,6 +301,7 @@ fn show(context: &AppContext, args: &PruneArgs, lines: &[Line], gone: u64) -> an
         }
         out.json(&json!({
             "type": "summary", "command": "prune", "applied": args.apply, "zone": zone, "kept": kept, "deleted": gone,
+            "freed_bytes": room.map(|r| r.bytes), "freed_from": room.map(|r| time::exact_ns(r.from_ns)),
         }))?;
     } else if !context.globals.silent {
         let of = |n| text::counted(n, "snapshot");
@@ -309,8 +321,11 @@ fn show(context: &AppContext, args: &PruneArgs, lines: &[Line], gone: u64) -> an
             let why = line.reasons.join("; ");
             out.line(format!("{action:6} {time} {id}  {}  {why}", roots(&line.snapshot)).trim_end())?;
         }
+        out.flush()?;
+        if let Some(room) = room {
+            context.notice(&room.to_string());
+        }
         if !args.periods.0.is_empty() {
-            out.flush()?;
             context.notice(&format!("days and other units are those of {zone}"));
         }
     }

@@ -9,18 +9,19 @@ use plakar_engine::select::Filter;
 use plakar_engine::snapshot::Snapshot;
 use serde_json::json;
 
-use super::{find_whole, newest, write_snapshot};
+use super::{find_whole, newest, room_of, write_snapshot};
 use crate::cli::Query;
 use crate::context::AppContext;
 use crate::exit_code::ExitCode;
 use crate::report::Failure;
 use crate::screen::Output;
-use crate::{json, text};
+use crate::{json, text, time};
 
 /// Remove snapshots
 ///
 /// Without -apply it shows what it would remove, and removes nothing. Removed snapshots are gone from every list at
-/// once; the room that they alone took becomes free later, when `plakar maintenance` has run (it is to come).
+/// once; the room that they alone took becomes free later, by `plakar maintenance`, and until then `plakar undelete` brings
+/// them back.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  plakar rm 1093df0c\n  plakar rm -before 1y -tag daily -apply")]
 pub(crate) struct RmArgs {
@@ -57,6 +58,10 @@ pub(crate) async fn run(context: &AppContext, args: RmArgs) -> anyhow::Result<Ex
         return Err(failure.with_hint("name the others by their ids, or take the pin away first").into());
     }
     let ids: Vec<ObjectId> = plan.snapshots.iter().map(|s| s.id).chain(plan.broken.iter().copied()).collect();
+    let room = match context.globals.silent || !plan.broken.is_empty() {
+        true => None,
+        false => room_of(context, &repository, &ids).await,
+    };
     if args.apply {
         repository.remove_snapshots(&ids, "plakar rm").await?;
     }
@@ -67,6 +72,8 @@ pub(crate) async fn run(context: &AppContext, args: RmArgs) -> anyhow::Result<Ex
             "command": "rm",
             "applied": args.apply,
             "snapshots": plan.snapshots.iter().map(|s| json::snapshot(s)).collect::<Vec<_>>(),
+            "freed_bytes": room.map(|r| r.bytes),
+            "freed_from": room.map(|r| time::exact_ns(r.from_ns)),
             "unreadable_snapshots": plan.broken.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }))?;
     } else if !context.globals.silent {
@@ -83,6 +90,10 @@ pub(crate) async fn run(context: &AppContext, args: RmArgs) -> anyhow::Result<Ex
         }
         for id in &plan.broken {
             out.line(format_args!("{:20} {:>10}  (its header cannot be read)", "", id.short()))?;
+        }
+        out.flush()?;
+        if let Some(room) = room {
+            context.notice(&room.to_string());
         }
     }
     out.flush()?;

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use plakar_engine::cancel::Cancel;
 use plakar_engine::error::report;
 use plakar_engine::id::ObjectId;
+use plakar_engine::monitor::Silent;
+use plakar_engine::ops::check::{Depth, Scope, check};
+use plakar_engine::repository::Repository;
 use plakar_engine::snapshot::Snapshot;
 use serde_json::json;
 
@@ -17,7 +21,7 @@ use crate::screen::{self, Output};
 /// Bring removed snapshots back
 ///
 /// Without any named it lists those that can be brought back: what `rm` or `prune` removed and maintenance has not taken
-/// yet.
+/// yet. Within the store's grace period, a week, all of it is there for sure; after that it is first looked up.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  plakar undelete\n  plakar undelete 1093df0c")]
 pub(crate) struct UndeleteArgs {
@@ -49,6 +53,7 @@ pub(crate) async fn run(context: &AppContext, args: UndeleteArgs) -> anyhow::Res
     let applied = !args.snapshots.is_empty();
     if applied {
         let ids: Vec<ObjectId> = chosen.iter().map(|s| s.id).collect();
+        is_whole(&repository, &chosen).await?;
         repository.undelete_snapshots(&catalog, &ids).await?;
     }
     let mut out = Output::new();
@@ -74,6 +79,21 @@ pub(crate) async fn run(context: &AppContext, args: UndeleteArgs) -> anyhow::Res
     }
     out.flush()?;
     Ok(code)
+}
+
+/// Fails unless all that the snapshots need is still there.
+async fn is_whole(repository: &Arc<Repository>, chosen: &[Arc<Snapshot>]) -> anyhow::Result<()> {
+    let what: Vec<_> = chosen.iter().map(|s| (s.clone(), b"/".to_vec())).collect();
+    let (silent, cancel) = (Arc::new(Silent), Cancel::default());
+    let found = Box::pin(check(repository, &what, Depth::Fast, Scope::Trees, silent, cancel)).await?;
+    match found.problems.first() {
+        None => Ok(()),
+        Some((path, reason)) => {
+            let message = format!("what these need is no longer all there: {path}: {reason}");
+            let hint = "maintenance has deleted it; what is left of one cannot be told from the rest";
+            Err(Failure::new(message).with_code(ExitCode::Damaged).with_hint(hint).into())
+        }
+    }
 }
 
 fn choose(deleted: &[Arc<Snapshot>], prefix: &str) -> Result<Arc<Snapshot>, Failure> {

@@ -27,8 +27,12 @@ pub struct Catalog {
     pub removals: Removals,
     /// Snapshots that are not to be removed.
     pub pinned: HashSet<ObjectId>,
+    /// What people said of snapshots afterwards.
+    pub descriptions: HashMap<ObjectId, String>,
     /// Snapshots that are deleted and still there.
     pub deleted: Vec<ObjectId>,
+    /// All notes: id, store time in ns since 1970, the snapshot.
+    pub notes: Vec<(ObjectId, i64, ObjectId)>,
     /// The counter of the last note on each snapshot, by kind.
     pub counters: HashMap<(ObjectId, NoteKind), u64>,
     /// Removals and notes that cannot be read: nothing may be deleted while there are any.
@@ -91,11 +95,12 @@ pub(super) async fn load(
     let mut known = Known::default();
     let Listing { snapshots, removals, notes } = &listing;
     catalog.seen = digest(snapshots.iter().chain(removals));
+    let times: HashMap<ObjectId, i64> = removals.iter().chain(notes).map(|l| (l.id, l.modified_ns)).collect();
     let decode = |_, b: &[u8]| Removal::decode(b);
     for (id, removal) in read(repository, Area::Removals, removals, &before.removals, decode).await? {
         match removal {
             Ok(r) => {
-                catalog.removals.add(id, (*r).clone());
+                catalog.removals.add(id, times.get(&id).copied().unwrap_or(i64::MAX), r.clone());
                 known.removals.insert(id, r);
             }
             Err(e) => catalog.unreadable.push((ObjectName::new(Area::Removals, id), e)),
@@ -106,6 +111,7 @@ pub(super) async fn load(
     for (id, note) in read(repository, Area::Notes, notes, &before.notes, decode).await? {
         match note {
             Ok(n) => {
+                catalog.notes.push((id, times.get(&id).copied().unwrap_or(i64::MAX), n.snapshot));
                 known.notes.insert(id, n.clone());
                 let slot =
                     last.entry((n.snapshot, n.kind)).or_insert_with(|| (0, ObjectId([0; 32]), n.clone()));
@@ -119,6 +125,9 @@ pub(super) async fn load(
     let pins =
         last.iter().filter(|((_, kind), (.., note))| *kind == NoteKind::Pin && !note.values.is_empty());
     catalog.pinned = pins.map(|((snapshot, _), _)| *snapshot).collect();
+    let said = last.iter().filter(|((_, kind), _)| *kind == NoteKind::Description);
+    let said = said.filter_map(|((of, _), (.., note))| Some((*of, note.values.first()?.clone())));
+    catalog.descriptions = said.collect();
     catalog.counters = last.iter().map(|(what, (counter, ..))| (*what, *counter)).collect();
     let (deleted, live): (Vec<Listed>, Vec<Listed>) =
         snapshots.iter().copied().partition(|l| catalog.removals.is_deleted(&l.id));
@@ -254,7 +263,7 @@ impl Repository {
     pub async fn undelete_snapshots(&self, catalog: &Catalog, ids: &[ObjectId]) -> Result<()> {
         for id in ids {
             let targets = catalog.removals.tombstones(id);
-            self.put_removal(RemovalKind::Undelete, targets, "plakar undelete").await?;
+            self.remove(RemovalKind::Undelete, targets, "plakar undelete").await?;
         }
         Ok(())
     }

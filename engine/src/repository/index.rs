@@ -13,6 +13,7 @@ use crate::crypto::{DataKey, Keyring};
 use crate::frame_source::{FrameRef, Located};
 use crate::id::{BlobId, ObjectId};
 use crate::removal::Removals;
+use crate::state::PackfileRecord;
 use crate::storage::{Listed, Store};
 use parking_lot::Mutex;
 
@@ -125,6 +126,10 @@ impl Index {
         Ok(Self::new(self.directory.clone(), self.key.clone(), segments))
     }
 
+    pub(super) fn segments(&self) -> &[Arc<Segment>] {
+        &self.segments
+    }
+
     /// The states it holds.
     pub fn states(&self) -> &HashSet<ObjectId> {
         &self.states
@@ -158,7 +163,7 @@ impl Index {
     }
 
     /// Every packfile, once.
-    pub fn all_packfiles(&self) -> Result<Vec<crate::state::PackfileRecord>> {
+    pub fn all_packfiles(&self) -> Result<Vec<PackfileRecord>> {
         let mut seen = HashSet::new();
         let mut all = Vec::new();
         for s in &self.segments {
@@ -189,6 +194,81 @@ impl Index {
         Ok(otherwise)
     }
 
+    /// What every packfile holds, and how much of that is marked.
+    pub(crate) fn weigh(&self, marks: &Marks) -> Result<HashMap<ObjectId, Weight>> {
+        let mut all: HashMap<ObjectId, Weight> = HashMap::new();
+        for (s, marks) in self.segments.iter().zip(&marks.0) {
+            let records: Vec<PackfileRecord> =
+                (0..s.packfiles()).map(|i| s.packfile(i)).collect::<Result<_>>()?;
+            let mut sums = vec![(0_u64, 0_u64); records.len()];
+            for row in 0..s.blobs() {
+                let blob = s.blob(row)?;
+                let i = records.partition_point(|p| p.first_frame <= blob.frame);
+                let Some((live, bytes)) = i.checked_sub(1).and_then(|i| sums.get_mut(i)) else { continue };
+                *bytes += u64::from(blob.len);
+                if marks[(row / 64) as usize] & 1 << (row % 64) != 0 {
+                    *live += u64::from(blob.len);
+                }
+            }
+            for (record, (live, bytes)) in records.into_iter().zip(sums) {
+                // States that say the same, one of them about to replace the other, say it of the same bytes; each blob
+                // is marked in one of them.
+                let weight = all.entry(record.id).or_insert(Weight { record, live: 0, bytes: 0 });
+                weight.live += live;
+                weight.bytes = weight.bytes.max(bytes);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Of the marked rows those whose packfile is chosen.
+    pub(crate) fn marked_in(&self, marks: &Marks, packfiles: &HashSet<ObjectId>) -> Result<Marks> {
+        let mut chosen = self.marks();
+        for (segment, s) in self.segments.iter().enumerate() {
+            let records: Vec<PackfileRecord> =
+                (0..s.packfiles()).map(|i| s.packfile(i)).collect::<Result<_>>()?;
+            let is_chosen: Vec<bool> = records.iter().map(|p| packfiles.contains(&p.id)).collect();
+            if !is_chosen.contains(&true) {
+                continue;
+            }
+            for row in marks.rows_of(segment) {
+                let frame = s.blob(row.row)?.frame;
+                let i = records.partition_point(|p| p.first_frame <= frame);
+                if i.checked_sub(1).is_some_and(|i| is_chosen[i]) {
+                    chosen.mark(row);
+                }
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// The packfiles of the marked rows.
+    pub(crate) fn packfiles_of(&self, marks: &Marks) -> Result<HashSet<ObjectId>> {
+        let mut found = HashSet::new();
+        for (segment, s) in self.segments.iter().enumerate() {
+            for Row { row, .. } in marks.rows_of(segment) {
+                found.insert(s.packfile_of(s.blob(row)?.frame.into())?.id);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Every packfile that holds one of the marked blobs.
+    pub(crate) fn copies(&self, marks: &Marks) -> Result<HashSet<ObjectId>> {
+        let mut found = HashSet::new();
+        for (segment, s) in self.segments.iter().enumerate() {
+            for Row { row, .. } in marks.rows_of(segment) {
+                let id = s.blob(row)?.id;
+                for s in self.segments.iter().filter(|s| s.may_hold(&id)) {
+                    for copy in s.find(&id) {
+                        found.insert(s.packfile_of(copy?.1.frame.into())?.id);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Marks for every row.
     pub(crate) fn marks(&self) -> Marks {
         Marks(self.segments.iter().map(|s| vec![0; s.blobs().div_ceil(64) as usize]).collect())
@@ -197,8 +277,8 @@ impl Index {
     /// The marked rows in the order in which their frames are stored, by packfile. In memory are those of one segment at
     /// a time, 8 bytes each.
     pub(crate) fn in_stored_order(&self, marks: &Marks) -> impl Iterator<Item = Result<Row>> {
-        self.segments.iter().zip(&marks.0).enumerate().flat_map(|(segment, (s, marks))| {
-            let (order, failure) = match by_frame(s, marks) {
+        self.segments.iter().enumerate().flat_map(|(segment, s)| {
+            let (order, failure) = match by_frame(s, marks, segment) {
                 Ok(order) => (order, None),
                 Err(e) => (Vec::new(), Some(Err(e))),
             };
@@ -264,13 +344,11 @@ impl Index {
 }
 
 /// The marked rows of a segment, each behind its frame, sorted.
-fn by_frame(s: &Segment, marks: &[u64]) -> Result<Vec<(u32, u32)>> {
-    let mut order = Vec::with_capacity(marks.iter().map(|bits| bits.count_ones() as usize).sum());
-    for (word, bits) in marks.iter().enumerate().filter(|(_, bits)| **bits != 0) {
-        for bit in (0..64).filter(|bit| bits >> bit & 1 == 1) {
-            let row = word as u64 * 64 + bit;
-            order.push((s.blob(row)?.frame, row as u32));
-        }
+fn by_frame(s: &Segment, marks: &Marks, segment: usize) -> Result<Vec<(u32, u32)>> {
+    let count = marks.0[segment].iter().map(|bits| bits.count_ones() as usize).sum();
+    let mut order = Vec::with_capacity(count);
+    for Row { row, .. } in marks.rows_of(segment) {
+        order.push((s.blob(row)?.frame, row as u32));
     }
     order.sort_unstable();
     Ok(order)
@@ -279,7 +357,7 @@ fn by_frame(s: &Segment, marks: &[u64]) -> Result<Vec<(u32, u32)>> {
 /// The key that opens a packfile's frames.
 fn data_key(
     s: &Segment,
-    pack: &crate::state::PackfileRecord,
+    pack: &PackfileRecord,
     keys: &Keyring,
     data_keys: &DataKeys,
 ) -> Result<Arc<DataKey>> {
@@ -302,8 +380,19 @@ pub(crate) struct Row {
     row: u64,
 }
 
+/// What a packfile holds, in clear bytes of blobs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weight {
+    /// The packfile.
+    pub(crate) record: PackfileRecord,
+    /// Bytes of blobs that are marked.
+    pub(crate) live: u64,
+    /// Bytes of all its blobs.
+    pub(crate) bytes: u64,
+}
+
 /// One bit for each row of an index.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Marks(Vec<Vec<u64>>);
 
 impl Marks {
@@ -314,6 +403,19 @@ impl Marks {
         let new = *word & bit == 0;
         *word |= bit;
         new
+    }
+
+    /// Whether none is marked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().flatten().all(|word| *word == 0)
+    }
+
+    fn rows_of(&self, segment: usize) -> impl Iterator<Item = Row> {
+        let words = self.0.get(segment).into_iter().flatten().enumerate().filter(|(_, bits)| **bits != 0);
+        words.flat_map(move |(word, bits)| {
+            let set = (0..64).filter(move |bit| bits >> bit & 1 == 1);
+            set.map(move |bit| Row { segment, row: word as u64 * 64 + bit })
+        })
     }
 
     /// Whether a row is marked.

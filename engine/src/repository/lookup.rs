@@ -10,7 +10,7 @@ use crate::blocking::blocking;
 use crate::error::{Error, Result, report};
 use crate::frame_source::{FrameRef, Located};
 use crate::id::{BlobId, ObjectId};
-use crate::storage::Area;
+use crate::storage::{Area, Listed};
 
 impl Repository {
     /// Brings the index up to the states that the store lists now, every local file verified.
@@ -34,13 +34,13 @@ impl Repository {
     async fn load_index(&self, mut thorough: bool) -> Result<Arc<Index>> {
         let listed = self.store.list(Area::States).await?;
         let catalog = self.catalog().await?;
-        // A replaced state is left out only once its successor is listed; whether that can be read shows below.
         let there: HashSet<ObjectId> = listed.iter().map(|l| l.id).collect();
-        let wanted: Vec<_> = listed
-            .into_iter()
-            .filter(|l| catalog.removals.successor(&l.id).is_none_or(|s| !there.contains(&s)))
-            .collect();
+        // A replaced state is left out only if its successor is there and whole.
+        let mut broken: HashSet<ObjectId> = HashSet::new();
         let (index, unreadable) = loop {
+            let is_usable = |s: &ObjectId| there.contains(s) && !broken.contains(s);
+            let is_replaced = |l: &Listed| catalog.removals.stand_in(&l.id, is_usable).is_some();
+            let wanted: Vec<Listed> = listed.iter().copied().filter(|l| !is_replaced(l)).collect();
             let directory = self.cache.index_directory();
             match Index::load(&directory, &self.store, &self.keys, &wanted, thorough).await {
                 // What is damaged is left out when all is verified, and read from the store again.
@@ -54,7 +54,15 @@ impl Repository {
                     }
                     tracing::warn!(e = report(&e), "the index is kept elsewhere for this once");
                 }
-                loaded => break loaded?,
+                loaded => {
+                    let (index, unreadable) = loaded?;
+                    let before = broken.len();
+                    let ids = unreadable.iter().map(|(id, _)| *id);
+                    broken.extend(ids.filter(|id| catalog.removals.has_replaced(id)));
+                    if broken.len() == before {
+                        break (index, unreadable);
+                    }
+                }
             }
         };
         for (id, e) in &unreadable {

@@ -15,8 +15,9 @@ use tokio::sync::mpsc;
 
 use super::turns::Turns;
 use crate::cache::frames::FrameCache;
+use crate::crypto::DataKey;
 use crate::error::{Error, Result};
-use crate::frame::{FrameDecoder, FrameError};
+use crate::frame::{FrameDecoder, FrameError, SealedFrame};
 use crate::frame_source::{FrameKey, FrameRef, Purpose, Take};
 use crate::storage::{ObjectName, Store};
 pub(crate) use bulk::Fetched;
@@ -72,6 +73,24 @@ pub fn decode(frame: &FrameRef, stored: &[u8]) -> Result<Bytes> {
         let clear = decoder.and_then(|d| d.decode(&frame.key, frame.class, &frame.record, stored));
         clear.map_err(|e| damaged(frame, e))
     })
+}
+
+/// Opens a frame where it is stored in memory, and has it looked at.
+pub(super) fn open_in_place<T>(
+    frame: &FrameRef,
+    stored: &mut [u8],
+    look: impl FnOnce(&[u8]) -> Result<T>,
+) -> Result<T> {
+    with_decoder(|decoder| {
+        let clear = decoder.and_then(|d| d.decode_in_place(&frame.key, frame.class, &frame.record, stored));
+        look(clear.map_err(|e| damaged(frame, e))?)
+    })
+}
+
+/// Seals a frame for another packfile under another key, as compressed as it is.
+pub(super) fn seal_anew(frame: &FrameRef, stored: &mut [u8], key: &DataKey) -> Result<SealedFrame> {
+    crate::frame::seal_anew(&frame.key, key, frame.class, &frame.record, stored)
+        .map_err(|e| damaged(frame, e))
 }
 
 fn with_decoder<T>(work: impl FnOnce(Result<&mut FrameDecoder, FrameError>) -> T) -> T {

@@ -549,27 +549,51 @@ pub(super) fn merge(directory: &Path, key: &SegmentKey, inputs: &[Arc<Segment>])
             out.push_record(Table::Frames, r)?;
         }
     }
+    let mut bases = Vec::new();
     let mut base = 0;
-    let mut streams = Vec::new();
-    let mut heads = BinaryHeap::new();
-    for (i, s) in inputs.iter().enumerate() {
-        let mut records = s.records(Section::Blobs);
-        if let Some(r) = records.next()? {
-            heads.push((Reverse((prefix(r), r)), i));
-        }
-        streams.push((records, base));
+    for s in inputs {
+        bases.push(base);
         base += s.frames() as u32;
     }
-    while let Some(mut head) = heads.peek_mut() {
+    let mut blobs = Blobs::new(inputs)?;
+    while let Some((i, b)) = blobs.next()? {
+        out.push_record(Table::Blobs, &b.behind(bases[i]).encode())?;
+    }
+    out.finish()
+}
+
+/// The next record of a segment, the least first: its id's prefix, all of it, and which segment.
+type Next<'a> = (Reverse<(u64, &'a [u8])>, usize);
+
+/// The blobs of several segments in the order of ids, each with the number of its segment.
+pub(super) struct Blobs<'a> {
+    inputs: &'a [Arc<Segment>],
+    streams: Vec<Records<'a>>,
+    heads: BinaryHeap<Next<'a>>,
+}
+
+impl<'a> Blobs<'a> {
+    pub(super) fn new(inputs: &'a [Arc<Segment>]) -> Result<Self> {
+        let (mut streams, mut heads) = (Vec::new(), BinaryHeap::new());
+        for (i, s) in inputs.iter().enumerate() {
+            let mut records = s.records(Section::Blobs);
+            if let Some(r) = records.next()? {
+                heads.push((Reverse((prefix(r), r)), i));
+            }
+            streams.push(records);
+        }
+        Ok(Self { inputs, streams, heads })
+    }
+
+    pub(super) fn next(&mut self) -> Result<Option<(usize, BlobRecord)>> {
+        let Some(mut head) = self.heads.peek_mut() else { return Ok(None) };
         let (Reverse((_, record)), i) = *head;
-        let (stream, base) = &mut streams[i];
         let decoded = record.first_chunk().and_then(|r| BlobRecord::decode(r).ok());
-        let b = decoded.ok_or_else(|| inputs[i].damaged())?;
-        out.push_record(Table::Blobs, &b.behind(*base).encode())?;
-        match stream.next()? {
+        let blob = decoded.ok_or_else(|| self.inputs[i].damaged())?;
+        match self.streams[i].next()? {
             Some(r) => head.0 = Reverse((prefix(r), r)),
             None => drop(PeekMut::pop(head)),
         }
+        Ok(Some((i, blob)))
     }
-    out.finish()
 }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::segment::{Segment, SegmentKey, SegmentWriter, prefix};
-use crate::crypto::{Keyring, WRAPPED_KEY};
+use crate::crypto::{BlockContext, Keyring, WRAPPED_KEY};
 use crate::error::{Error, Result};
 use crate::frame::FrameRecord;
-use crate::id::ObjectId;
+use crate::id::{BlobId, ObjectId};
 use crate::object::{PREAMBLE, Preamble};
 use crate::state::{self, BlobRecord, Head, PackfileRecord, Table, TablePlace};
-use crate::storage::{Area, Listed, ObjectName, Store};
+use crate::storage::{Area, Listed, ObjectName, PutObject, Store};
 use crate::wire::{WireError, index, len32};
 
 /// Bytes of a state that are fetched with its end: most states are shorter.
@@ -70,6 +70,99 @@ impl Rows {
     }
 }
 
+/// A state object that is being written, record by record, in the order of tables and of their rows.
+pub(super) struct StateWriter<'a> {
+    keys: &'a Keyring,
+    id: ObjectId,
+    context: BlockContext,
+    put: Box<dyn PutObject>,
+    head: Head,
+    offset: u64,
+    block: u64,
+    clear: Vec<u8>,
+}
+
+impl<'a> StateWriter<'a> {
+    pub(super) async fn begin(
+        store: &Arc<dyn Store>,
+        keys: &'a Keyring,
+        writer: [u8; 16],
+        run: ObjectId,
+        created_ns: i64,
+    ) -> Result<Self> {
+        let id = ObjectId::random();
+        let preamble = Preamble::new(Area::States, keys.store(), keys.is_sealed());
+        let mut put = store.put(ObjectName::new(Area::States, id)).await?;
+        if let Err(e) = put.write(Bytes::copy_from_slice(&preamble.encode())).await {
+            put.abort().await;
+            return Err(e.into());
+        }
+        let client = concat!("plakar/", env!("CARGO_PKG_VERSION")).into();
+        let head = Head { writer, run, created_ns, tables: Vec::new(), fences: Vec::new(), client };
+        let (context, clear) = (preamble.context(id), Vec::with_capacity(state::BLOCK));
+        Ok(Self { keys, id, context, put, head, offset: PREAMBLE as u64, block: 0, clear })
+    }
+
+    /// Begins a table. Each comes once, in order, also if it is empty.
+    pub(super) async fn table(&mut self, table: Table) -> Result<()> {
+        self.seal_block().await?;
+        let (offset, first_block) = (self.offset, self.block);
+        self.head.tables.push(TablePlace { table, records: 0, offset, first_block });
+        Ok(())
+    }
+
+    /// Adds a record to the table that was begun last.
+    pub(super) async fn record(&mut self, record: &[u8]) -> Result<()> {
+        let place = self.head.tables.last_mut().ok_or(Error::Bug("a record before its table"))?;
+        let is_full = place.records > 0 && place.records % place.table.per_block() == 0;
+        if is_full {
+            self.seal_block().await?;
+        }
+        let place = self.head.tables.last_mut().ok_or(Error::Bug("a record before its table"))?;
+        place.records += 1;
+        if place.table == Table::Blobs
+            && self.clear.is_empty()
+            && let Some(id) = record.first_chunk()
+        {
+            self.head.fences.push(BlobId(*id));
+        }
+        self.clear.extend_from_slice(record);
+        Ok(())
+    }
+
+    async fn seal_block(&mut self) -> Result<()> {
+        if self.clear.is_empty() {
+            return Ok(());
+        }
+        let stored = self.keys.index.seal(&self.context, self.block, false, &self.clear);
+        self.clear.clear();
+        self.offset += stored.len() as u64;
+        self.block += 1;
+        Ok(self.put.write(stored.into()).await?)
+    }
+
+    /// Completes it; gives its id and length.
+    pub(super) async fn finish(mut self) -> Result<(ObjectId, u64)> {
+        let done = async {
+            self.seal_block().await?;
+            let head = self.head.encode(self.keys, &self.context);
+            Ok(self.put.write(head.into()).await?)
+        };
+        match done.await {
+            Ok(()) => Ok((self.id, self.put.finish().await?.len)),
+            Err(e) => {
+                self.put.abort().await;
+                Err(e)
+            }
+        }
+    }
+
+    /// Leaves nothing of it behind.
+    pub(super) async fn abort(self) {
+        self.put.abort().await;
+    }
+}
+
 /// Writes a sorted batch as a state object; gives its id and length.
 pub(super) async fn write(
     store: &Arc<dyn Store>,
@@ -79,66 +172,38 @@ pub(super) async fn write(
     run: ObjectId,
     created_ns: i64,
 ) -> Result<(ObjectId, u64)> {
-    let id = ObjectId::random();
-    let preamble = Preamble::new(Area::States, keys.store(), keys.is_sealed());
-    let context = preamble.context(id);
-    let mut put = store.put(ObjectName::new(Area::States, id)).await?;
-    let mut head = Head {
-        writer,
-        run,
-        created_ns,
-        tables: Vec::new(),
-        fences: Vec::new(),
-        client: concat!("plakar/", env!("CARGO_PKG_VERSION")).into(),
-    };
-    let result = async {
-        put.write(Bytes::copy_from_slice(&preamble.encode())).await?;
-        let (mut offset, mut block) = (PREAMBLE as u64, 0);
-        for table in Table::ALL {
-            let records = batch.len(table);
-            let place = TablePlace { table, records: records as u64, offset, first_block: block };
-            for first in (0..records).step_by(index(table.per_block())) {
-                let last = (first + index(table.per_block())).min(records);
-                let clear = batch.encode(table, first..last);
-                if table == Table::Blobs {
-                    head.fences.push(batch.blobs[first].id);
-                }
-                let stored = keys.index.seal(&context, block, false, &clear);
-                offset += stored.len() as u64;
-                block += 1;
-                put.write(stored.into()).await?;
-            }
-            head.tables.push(place);
+    let mut out = StateWriter::begin(store, keys, writer, run, created_ns).await?;
+    match batch.write(&mut out).await {
+        Ok(()) => out.finish().await,
+        Err(e) => {
+            out.abort().await;
+            Err(e)
         }
-        put.write(head.encode(keys, &context).into()).await
-    };
-    if let Err(e) = result.await {
-        put.abort().await;
-        return Err(e.into());
     }
-    let listed = put.finish().await?;
-    Ok((id, listed.len))
 }
 
 impl Rows {
-    fn len(&self, table: Table) -> usize {
-        match table {
-            Table::Keys => self.keys.len(),
-            Table::Packfiles => self.packfiles.len(),
-            Table::Frames => self.frames.len(),
-            Table::Blobs => self.blobs.len(),
+    async fn write(&self, out: &mut StateWriter<'_>) -> Result<()> {
+        out.table(Table::Keys).await?;
+        for k in &self.keys {
+            out.record(k).await?;
         }
-    }
-
-    fn encode(&self, table: Table, range: std::ops::Range<usize>) -> Vec<u8> {
-        let mut out = Vec::with_capacity(range.len() * table.record());
-        match table {
-            Table::Keys => self.keys[range].iter().for_each(|k| out.extend_from_slice(k)),
-            Table::Packfiles => self.packfiles[range].iter().for_each(|p| out.extend_from_slice(&p.encode())),
-            Table::Frames => self.frames[range].iter().for_each(|f| f.encode(&mut out)),
-            Table::Blobs => self.blobs[range].iter().for_each(|b| out.extend_from_slice(&b.encode())),
+        out.table(Table::Packfiles).await?;
+        for p in &self.packfiles {
+            out.record(&p.encode()).await?;
         }
-        out
+        out.table(Table::Frames).await?;
+        let mut record = Vec::with_capacity(Table::Frames.record());
+        for f in &self.frames {
+            record.clear();
+            f.encode(&mut record);
+            out.record(&record).await?;
+        }
+        out.table(Table::Blobs).await?;
+        for b in &self.blobs {
+            out.record(&b.encode()).await?;
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Mutex, RwLock};
@@ -27,7 +27,7 @@ use crate::id::{BlobId, ObjectId};
 use crate::removal::Lease;
 use crate::snapshot::Snapshot;
 use crate::state::{BlobRecord, PackfileRecord};
-use crate::storage::{Area, ObjectName};
+use crate::storage::{Area, ObjectName, StoreErrorKind};
 
 /// Blobs that are gathered before a state is written in the middle of a run: bounds memory, and what an interrupted
 /// run loses.
@@ -38,6 +38,8 @@ const CHECKPOINT_BYTES: u64 = 256 << 20;
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(120);
 /// A longer run renews its lease.
 const LEASE_EVERY: Duration = Duration::from_secs(3600);
+/// After so long a run looks at the store's clock before it commits.
+const LONG: Duration = Duration::from_secs(600);
 /// Nodes are looked up one by one more often than files are: their frames stay smaller.
 const META_FRAME: u32 = 1 << 20;
 /// Blobs of one frame, at most: who reads the frame keeps an account of each.
@@ -46,6 +48,9 @@ const FRAME_BLOBS: usize = 8192;
 const COMPACT: u64 = 8;
 /// Groups waiting for a packer; each is about a frame.
 const QUEUE: usize = 4;
+
+/// What a run does that must be alone: no other begins while its lease is there.
+pub const EXCLUSIVE: &str = "exclusive maintenance";
 
 /// Frames that must stand together in one packfile, and the blobs in them.
 #[derive(Debug, Default)]
@@ -73,6 +78,8 @@ pub struct Run {
     /// t₀, store time in ns since 1970, and the digest of the snapshots and removals that were seen then.
     since: Mutex<(i64, [u8; 32])>,
     lease: Mutex<(Vec<ObjectId>, Instant)>,
+    /// By the clock on the wall, which goes on while the machine sleeps.
+    began: SystemTime,
     purpose: (String, String),
     key: Arc<DataKey>,
     pub(super) wrapped: [u8; WRAPPED_KEY],
@@ -106,7 +113,10 @@ impl Run {
         let id = ObjectId::random();
         tracing::debug!(run = %id.short(), purpose, "a run begins");
         let (lease, t0_ns) = put_lease(repository, id, host, purpose).await?;
-        leftovers::clear(repository, lease, t0_ns, host).await;
+        if let Err(e) = make_way(repository, id, lease, t0_ns, host, purpose).await {
+            repository.give_back(lease).await;
+            return Err(e);
+        }
         let catalog = repository.refresh_catalog().await?;
         let index = repository.refresh_index_lazily().await?;
         let key = Arc::new(repository.keys.new_data_key());
@@ -115,6 +125,7 @@ impl Run {
             id,
             since: Mutex::new((t0_ns, catalog.seen)),
             lease: Mutex::new((vec![lease], Instant::now())),
+            began: SystemTime::now(),
             purpose: (host.into(), purpose.into()),
             wrapped: repository.keys.wrap(&key),
             key,
@@ -203,7 +214,16 @@ impl Run {
         })
     }
 
-    fn submit(&self, class: Class, group: Group) -> Result<()> {
+    /// t₀, store time in ns since 1970.
+    pub fn t0_ns(&self) -> i64 {
+        self.since.lock().0
+    }
+
+    pub(super) fn key(&self) -> &DataKey {
+        &self.key
+    }
+
+    pub(super) fn submit(&self, class: Class, group: Group) -> Result<()> {
         self.check()?;
         let sender = {
             let packers = self.packers.lock();
@@ -314,8 +334,8 @@ impl Run {
 
     /// Writes the snapshot: the commit point. Fills in writer, sequence, predecessor, digest and run.
     ///
-    /// `None` when that was later than half the grace period after t₀, by the store's clock, so that maintenance may not
-    /// have waited for it: then it is taken back. After [`Run::begin_anew`], and once it is sure that all that the
+    /// `None` when that was later than half the grace period after t₀, by the store's clock, or somebody took this run for
+    /// dead (its machine slept), so that maintenance may not have waited for it: then it is taken back. After [`Run::begin_anew`], and once it is sure that all that the
     /// snapshot needs is there, it can be committed again.
     pub async fn commit(&self, snapshot: &Snapshot) -> Result<Option<Snapshot>> {
         self.flush().await?;
@@ -323,6 +343,15 @@ impl Run {
         let mut snapshot = snapshot.clone();
         let repository = &self.repository;
         let half_grace = repository.config.grace_seconds as i64 / 2 * 1_000_000_000;
+        // Before as well as after: one that dies right after the put has nobody to take it back.
+        if self.began.elapsed().is_ok_and(|time| time > LONG) {
+            let (id, now_ns) = put_lease(repository, self.id, &self.purpose.0, &self.purpose.1).await?;
+            let is_late = now_ns - self.since.lock().0 > half_grace || !self.is_counted_upon().await;
+            self.lease.lock().0.push(id);
+            if is_late {
+                return Ok(None);
+            }
+        }
         let state = repository.writer.lock().clone();
         let mut state = blocking(move || Ok(state.lock_and_reload())).await?;
         let (t0_ns, seen) = *self.since.lock();
@@ -337,8 +366,11 @@ impl Run {
         snapshot.id = id;
         tracing::debug!(snapshot = %id.short(), "committed");
         self.added_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if time_ns - t0_ns > half_grace {
-            repository.remove_snapshots(&[id], "committed after half the grace period").await?;
+        // Looked at after the put: who takes the lease away from now on lists snapshots after that.
+        let late = time_ns - t0_ns > half_grace;
+        if late || !self.is_counted_upon().await {
+            let reason = if late { "after half the grace period" } else { "without a lease" };
+            repository.remove_snapshots(&[id], &format!("committed {reason}")).await?;
             state.data.save();
             *repository.writer.lock() = state.data.clone();
             return Ok(None);
@@ -351,6 +383,18 @@ impl Run {
         Ok(Some(snapshot))
     }
 
+    /// Whether a lease of this run is still there; also if that cannot be told.
+    async fn is_counted_upon(&self) -> bool {
+        let leases = self.lease.lock().0.clone();
+        for id in leases {
+            match self.repository.store.stat(ObjectName::new(Area::Leases, id)).await {
+                Err(e) if e.kind() == StoreErrorKind::NotFound => {}
+                _ => return true,
+            }
+        }
+        false
+    }
+
     /// Takes a new t₀: a new lease, and removals, snapshots and states as they are now. What this run knew before is to be
     /// looked up again.
     pub async fn begin_anew(&self) -> Result<()> {
@@ -360,6 +404,8 @@ impl Run {
             leases.0.push(lease);
             leases.1 = Instant::now();
         }
+        let (host, purpose) = &self.purpose;
+        make_way(&self.repository, self.id, lease, t0_ns, host, purpose).await?;
         let catalog = self.repository.refresh_catalog().await?;
         self.repository.refresh_index().await?;
         *self.since.lock() = (t0_ns, catalog.seen);
@@ -370,9 +416,42 @@ impl Run {
     async fn release(&self) {
         let ids = std::mem::take(&mut self.lease.lock().0);
         for id in ids {
-            if let Err(e) = self.repository.store.delete(ObjectName::new(Area::Leases, id)).await {
-                tracing::debug!(%e, "the lease stays");
-            }
+            self.repository.give_back(id).await;
+        }
+    }
+}
+
+impl Repository {
+    async fn give_back(&self, lease: ObjectId) {
+        if let Err(e) = self.store.delete(ObjectName::new(Area::Leases, lease)).await {
+            tracing::debug!(%e, "the lease stays");
+        }
+    }
+}
+
+/// Clears what the dead have left, and sees whether somebody is at work who must be alone, or whom this run must not
+/// meet. Whoever puts his lease first and looks then sees the other, or is seen by him.
+async fn make_way(
+    repository: &Repository,
+    run: ObjectId,
+    lease: ObjectId,
+    t0_ns: i64,
+    host: &str,
+    purpose: &str,
+) -> Result<()> {
+    let others = match leftovers::clear(repository, lease, t0_ns, host).await {
+        Ok(others) => others,
+        Err(e) if purpose == EXCLUSIVE => return Err(e),
+        Err(e) => {
+            tracing::debug!(%e, "leases cannot be read");
+            return Ok(());
+        }
+    };
+    let in_the_way = |o: &&Lease| o.run != run && (purpose == EXCLUSIVE || o.purpose == EXCLUSIVE);
+    match others.iter().find(in_the_way) {
+        None => Ok(()),
+        Some(Lease { purpose, host, process, .. }) => {
+            Err(Error::InUse { by: format!("{purpose} on {host}, process {process}") })
         }
     }
 }

@@ -44,6 +44,12 @@ impl MemoryStore {
         self.objects.lock().remove(&name);
     }
 
+    /// What time it is by its clock, ns since 1970.
+    pub fn now_ns(&self) -> i64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
+        now + self.ahead_ns.load(Ordering::Relaxed)
+    }
+
     /// Sets its clock forward. For tests.
     pub fn pass(&self, time: Duration) {
         self.ahead_ns.fetch_add(time.as_nanos() as i64, Ordering::Relaxed);
@@ -134,8 +140,7 @@ impl PutObject for MemoryPut {
     }
 
     async fn finish(self: Box<Self>) -> Result<Listed, StoreError> {
-        let ahead = self.store.ahead_ns.load(Ordering::Relaxed);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64) + ahead;
+        let now = self.store.now_ns();
         let listed = Listed { id: self.name.id, len: self.bytes.len() as u64, modified_ns: now };
         let mut objects = self.store.objects.lock();
         if objects.contains_key(&self.name) {

@@ -54,6 +54,26 @@ impl Fetched {
     }
 }
 
+impl Fetched {
+    /// Hands over the frames as they are stored, in the order in which they were asked for; the bytes may be written
+    /// over. For frames that were fetched from the store itself.
+    pub(crate) fn hand_over(
+        mut self,
+        mut look: impl FnMut(&FrameRef, Result<&mut [u8], Arc<Error>>) -> Result<()>,
+    ) -> Result<()> {
+        for (frame, place) in self.frames {
+            match place {
+                Place::Missing(e) => look(&frame, Err(e))?,
+                Place::Sealed { range, at } => {
+                    look(&frame, Ok(&mut self.ranges[range][at..at + frame.record.stored as usize]))?;
+                }
+                Place::Clear(_) => return Err(Error::Bug("a frame was wanted as it is stored")),
+            }
+        }
+        Ok(())
+    }
+}
+
 impl FrameReader {
     /// Fetches frames, none twice, and hands them to a worker.
     pub(in crate::repository) async fn bulk<T: Send + 'static>(
