@@ -17,7 +17,7 @@ use crate::commands;
 use crate::report::Failure;
 use crate::time;
 
-pub(crate) use args::not_here;
+pub(crate) use args::{explain, not_here};
 pub(crate) use help::{overview, page, short_overview, usage};
 
 /// A command line, read.
@@ -99,6 +99,10 @@ pub(crate) enum Command {
     Unpin(commands::pin::UnpinArgs),
     Tag(commands::tag::TagArgs),
     Describe(commands::tag::DescribeArgs),
+    Store(commands::named::StoreArgs),
+    Source(commands::named::SourceArgs),
+    Destination(commands::named::DestinationArgs),
+    Policy(commands::policy::PolicyArgs),
     Key(commands::key::KeyArgs),
     Cache(commands::cache::CacheArgs),
     Version(commands::version::VersionArgs),
@@ -320,7 +324,7 @@ mod tests {
             ("at /s", "command"),
             ("key", "key ls"),
             ("key frob", "frob"),
-            ("diff a b", "not in this version"),
+            ("archive a", "not in this version"),
             ("ls -since 90m", "90min"),
             ("cat", "SNAPSHOT:PATH"),
         ] {

@@ -11,7 +11,9 @@ pub(crate) mod key;
 pub(crate) mod ls;
 pub(crate) mod maintenance;
 pub(crate) mod mount;
+pub(crate) mod named;
 pub(crate) mod pin;
+pub(crate) mod policy;
 pub(crate) mod prune;
 pub(crate) mod repair;
 pub(crate) mod restore;
@@ -51,9 +53,8 @@ pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Resul
     if context.globals.concurrency.is_some() {
         context.notice("-concurrency has no effect: the number of workers follows -cpu");
     }
-    let idle = [("-configdir", &context.globals.configdir), ("-datadir", &context.globals.datadir)];
-    for (option, _) in idle.into_iter().filter(|(_, given)| given.is_some()) {
-        context.notice(&format!("{option} has no effect: this version keeps nothing there"));
+    if context.globals.datadir.is_some() {
+        context.notice("-datadir has no effect: this version keeps nothing there");
     }
     match command {
         Command::Create(args) => Box::pin(create::run(context, args)).await,
@@ -74,6 +75,10 @@ pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Resul
         Command::Unpin(args) => Box::pin(pin::unpin(context, args)).await,
         Command::Tag(args) => Box::pin(tag::tag(context, args)).await,
         Command::Describe(args) => Box::pin(tag::describe(context, args)).await,
+        Command::Store(args) => named::store(context, args).await,
+        Command::Source(args) => named::source(context, args).await,
+        Command::Destination(args) => named::destination(context, args).await,
+        Command::Policy(args) => Box::pin(policy::run(context, args)).await,
         Command::Key(args) => Box::pin(key::run(context, args)).await,
         Command::Cache(args) => cache::run(context, args),
         Command::Version(_) => version::run(context),

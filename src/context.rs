@@ -1,6 +1,7 @@
 //! What every command is given: options, environment, the store and how to open it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +15,9 @@ use plakar_engine::storage::retry::RetryingStore;
 
 use crate::cli::Globals;
 use crate::env::Env;
+use crate::location::Place;
 use crate::report::{Failure, Opening};
+use crate::settings::{Section, Settings};
 use crate::{location, screen, secret};
 
 /// The surroundings of one command.
@@ -77,7 +80,14 @@ impl AppContext {
     /// Which store is meant, as it was typed.
     pub(crate) fn store_name(&self) -> OsString {
         let named = self.store.clone().or_else(|| self.env.get("PLAKAR_REPOSITORY").map(OsString::from));
-        named.unwrap_or_else(|| "fs:~/.plakar".into())
+        named.or_else(|| self.default_store()).unwrap_or_else(|| "fs:~/.plakar".into())
+    }
+
+    /// The store that is configured for when none is named. Where that cannot be read, `store` says so.
+    fn default_store(&self) -> Option<OsString> {
+        let directory = self.configuration_directory().ok()?;
+        let name = Settings::read(&directory, Section::Store).ok()?.default()?;
+        Some(format!("@{name}").into())
     }
 
     /// The store as a hint should name it: as it was typed, and not where it goes without saying.
@@ -87,8 +97,46 @@ impl AppContext {
 
     /// The store that is meant; it need not exist.
     pub(crate) fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
-        let path = location::local(&self.store_name(), &self.env)?;
+        self.store_at(&self.store_place()?)
+    }
+
+    /// A store at a place; it need not exist.
+    pub(crate) fn store_at(&self, place: &Place) -> anyhow::Result<Arc<dyn Store>> {
+        let path = location::local(&place.location, &self.env)?;
         Ok(Arc::new(RetryingStore::new(Arc::new(FsStore::new(path)))))
+    }
+
+    /// Where the store is that is meant, and what is configured for it.
+    pub(crate) fn store_place(&self) -> anyhow::Result<Place> {
+        self.place(&self.store_name(), Section::Store)
+    }
+
+    /// What a word means as a place of some kind.
+    pub(crate) fn place(&self, text: &OsStr, section: Section) -> anyhow::Result<Place> {
+        // Who names nothing needs no configuration, nor a home for it.
+        let directory = match text.as_bytes().first() {
+            Some(b'@') => self.configuration_directory()?,
+            _ => PathBuf::new(),
+        };
+        let place = location::resolve(text, section, &directory)?;
+        let known = location::known_options(&place.location, section);
+        if let Some(known) = known {
+            for key in place.options.keys().filter(|key| !known.contains(key)) {
+                let (word, name) = (section.word(), text.to_string_lossy());
+                self.notice(&format!("{word} {name}: its option {key} is unknown and has no effect"));
+            }
+        }
+        Ok(place)
+    }
+
+    /// A place of this machine, as a word means it.
+    pub(crate) fn local(&self, text: &OsStr, section: Section) -> anyhow::Result<PathBuf> {
+        Ok(location::local(&self.place(text, section)?.location, &self.env)?)
+    }
+
+    /// The configuration directory.
+    pub(crate) fn configuration_directory(&self) -> Result<PathBuf, Failure> {
+        self.directory(self.globals.configdir.as_ref(), "XDG_CONFIG_HOME", ".config")
     }
 
     /// A directory of this program: an option, an XDG variable, or its place below the home directory.

@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod screen;
 mod secret;
+mod settings;
 mod text;
 mod time;
 

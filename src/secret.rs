@@ -1,5 +1,5 @@
-//! Where the secret that opens a store comes from. In this order: -keyfile, -passphrase-cmd, PLAKAR_PASSPHRASE,
-//! PLAKAR_PASSPHRASE_CMD, a prompt on the terminal. Nothing here is ever printed or logged.
+//! Where the secret that opens a store comes from. In this order: -keyfile, -passphrase-cmd, what is configured for a named
+//! store, PLAKAR_PASSPHRASE, PLAKAR_PASSPHRASE_CMD, a prompt on the terminal. Nothing here is ever printed or logged.
 
 use std::ffi::OsStr;
 use std::io::IsTerminal;
@@ -12,6 +12,7 @@ use plakar_engine::keyslot::UserSecret;
 use zeroize::Zeroizing;
 
 use crate::context::AppContext;
+use crate::location::Place;
 use crate::report::Failure;
 use crate::{ExitCode, screen};
 
@@ -32,6 +33,9 @@ pub(crate) fn given(context: &AppContext) -> anyhow::Result<Option<UserSecret>> 
     if let Some(command) = &context.globals.passphrase_cmd {
         return Ok(Some(from_command(command)?));
     }
+    if let Some(secret) = of_place(context, &context.store_place()?)? {
+        return Ok(Some(secret));
+    }
     if let Some(passphrase) = context.env.get("PLAKAR_PASSPHRASE") {
         return Ok(Some(UserSecret::passphrase(passphrase.as_bytes())));
     }
@@ -39,6 +43,75 @@ pub(crate) fn given(context: &AppContext) -> anyhow::Result<Option<UserSecret>> 
         Some(command) => Ok(Some(from_command(command)?)),
         None => Ok(None),
     }
+}
+
+/// The secret that is configured for a store.
+pub(crate) fn of_place(context: &AppContext, place: &Place) -> anyhow::Result<Option<UserSecret>> {
+    let get = |how: &str| place.options.get(&format!("passphrase{how}")).filter(|v| !v.is_empty());
+    if let Some(file) = place.options.get("keyfile").filter(|v| !v.is_empty()) {
+        return Ok(Some(from_file(Path::new(file))?));
+    }
+    if let Some(passphrase) = get("") {
+        return Ok(Some(UserSecret::passphrase(passphrase.as_bytes())));
+    }
+    if let Some(command) = get("_cmd") {
+        return Ok(Some(from_command(OsStr::new(command))?));
+    }
+    if let Some(file) = get("_file") {
+        return Ok(Some(from_file(Path::new(file))?));
+    }
+    if let Some(name) = get("_env") {
+        let value = context.env.get(name).ok_or_else(|| {
+            Failure::new(format!("the passphrase is to be in the variable {name}, which is not set"))
+                .with_code(ExitCode::WrongSecret)
+        })?;
+        return Ok(Some(UserSecret::passphrase(value.as_bytes())));
+    }
+    match get("_keyring") {
+        Some(entry) => Ok(Some(from_keyring(entry)?)),
+        None => Ok(None),
+    }
+}
+
+/// What a store's configuration may say of its secret.
+pub(crate) fn option_names() -> impl Iterator<Item = String> {
+    let ways = ["", "_cmd", "_file", "_env", "_keyring"].map(|way| format!("passphrase{way}"));
+    ways.into_iter().chain(["keyfile".to_owned()])
+}
+
+/// Asks the desktop's keyring for `SERVICE/USER`, by the program that it comes with.
+fn from_keyring(entry: &str) -> anyhow::Result<UserSecret> {
+    let (service, user) = entry.split_once('/').ok_or_else(|| {
+        Failure::new(format!("passphrase_keyring={entry}: an entry of the keyring is named SERVICE/USER"))
+    })?;
+    let mut program = if cfg!(target_os = "macos") {
+        let mut program = Command::new("security");
+        program.args(["find-generic-password", "-w", "-s", service, "-a", user]);
+        program
+    } else {
+        let mut program = Command::new("secret-tool");
+        program.args(["lookup", "service", service, "username", user]);
+        program
+    };
+    let name = program.get_program().to_string_lossy().into_owned();
+    let output = program.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| {
+        Failure::new(format!("cannot ask the keyring: {name} cannot be run"))
+            .with_hint("on Debian and Ubuntu it is in the package libsecret-tools")
+            .with_code(ExitCode::WrongSecret)
+    })?;
+    let printed = Zeroizing::new(output.stdout);
+    let line = printed.strip_suffix(b"\n").unwrap_or(&printed);
+    if !output.status.success() || line.is_empty() {
+        let failure =
+            Failure::new(format!("the keyring has no entry {entry}")).with_code(ExitCode::WrongSecret);
+        return Err(failure
+            .with_hint(format!(
+                "`secret-tool store --label=plakar service {service} username {user}` makes it"
+            ))
+            .into());
+    }
+    Ok(UserSecret::passphrase(line))
 }
 
 /// Reads a passphrase or a key from a file.
@@ -105,7 +178,9 @@ fn no_terminal(text: &str) -> Failure {
 
 /// Whether an option names the secret, and not only the environment, which is there for all stores.
 pub(crate) fn is_explicit(context: &AppContext) -> bool {
-    context.globals.keyfile.is_some() || context.globals.passphrase_cmd.is_some()
+    let is_configured =
+        || context.store_place().is_ok_and(|p| option_names().any(|name| p.options.contains_key(&name)));
+    context.globals.keyfile.is_some() || context.globals.passphrase_cmd.is_some() || is_configured()
 }
 
 /// Fails where nobody can be asked for a new passphrase.

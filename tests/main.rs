@@ -20,6 +20,7 @@ mod maintenance;
 mod manual;
 mod matrix;
 mod mounted;
+mod named;
 mod output;
 mod posix;
 mod retention;

@@ -7,30 +7,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command};
 
+use crate::location;
 use crate::report::Failure;
 use crate::text::{nearest, shell_word};
 
 /// Commands of Plakar that are still to come.
-const LATER: [&str; 19] = [
-    "archive",
-    "destination",
-    "diag",
-    "diff",
-    "digest",
-    "dup",
-    "locate",
-    "login",
-    "logout",
-    "pkg",
-    "policy",
-    "ptar",
-    "server",
-    "service",
-    "source",
-    "store",
-    "sync",
-    "token",
-    "ui",
+const LATER: [&str; 15] = [
+    "archive", "diag", "diff", "digest", "dup", "locate", "login", "logout", "pkg", "ptar", "server",
+    "service", "sync", "token", "ui",
 ];
 
 /// What other programs call commands, and what that is here.
@@ -262,7 +246,7 @@ pub(super) fn without_secrets(line: &Line) -> String {
     let mut words = vec!["plakar".to_owned()];
     if let Some(store) = &line.store {
         words.push("at".into());
-        words.push(shell_word(&mask_location(&store.to_string_lossy())).into_owned());
+        words.push(shell_word(&location::without_secrets(&store.to_string_lossy())).into_owned());
     }
     words.extend(line.path.iter().cloned());
     for (name, value) in &line.options {
@@ -277,7 +261,9 @@ pub(super) fn without_secrets(line: &Line) -> String {
             Some(value) => words.push(shell_word(&value.to_string_lossy()).into_owned()),
         }
     }
-    words.extend(line.rest.iter().map(|w| shell_word(&mask_location(&w.to_string_lossy())).into_owned()));
+    words.extend(
+        line.rest.iter().map(|w| shell_word(&location::without_secrets(&w.to_string_lossy())).into_owned()),
+    );
     let mut text = words.join(" ");
     if text.len() > MAX_RECORDED {
         text.truncate(text.floor_char_boundary(MAX_RECORDED));
@@ -286,19 +272,8 @@ pub(super) fn without_secrets(line: &Line) -> String {
     text
 }
 
-/// A location without what stands between `://` and `@`.
-fn mask_location(location: &str) -> String {
-    let masked = location.split_once("://").and_then(|(scheme, rest)| {
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (login, host) = authority.rsplit_once('@')?;
-        let user = login.split_once(':')?.0;
-        Some(format!("{scheme}://{user}:…@{host}{path}"))
-    });
-    masked.unwrap_or_else(|| location.to_owned())
-}
-
 /// Says in our words what clap found wrong.
-pub(super) fn explain(e: &clap::Error, path: &[String]) -> Failure {
+pub(crate) fn explain(e: &clap::Error, path: &[String]) -> Failure {
     let text = |kind| match e.get(kind) {
         Some(ContextValue::String(s)) => s.clone(),
         Some(ContextValue::Strings(s)) => s.join(", "),

@@ -10,7 +10,7 @@ use crate::exit_code::ExitCode;
 /// The widest a page gets: longer lines are hard to read.
 const MAX_WIDTH: usize = 100;
 /// Commands that nobody needs at first: the short overview, which fits on any screen, leaves them to the long one.
-const LATER: [&str; 5] = ["repair", "undelete", "pin", "unpin", "version"];
+const LATER: [&str; 8] = ["repair", "undelete", "pin", "unpin", "source", "destination", "policy", "version"];
 
 /// Looks a command up by its words.
 fn find(path: &[String]) -> Option<Command> {
@@ -27,7 +27,10 @@ pub(crate) fn usage(path: &[String]) -> String {
         return "plakar [OPTIONS] [at STORE] COMMAND [ARGUMENTS]".into();
     };
     let mut out = String::from("plakar ");
-    if !matches!(path.first().map(String::as_str), Some("umount" | "version" | "help" | "cache")) {
+    if !matches!(
+        path.first().map(String::as_str),
+        Some("umount" | "version" | "help" | "cache" | "store" | "source" | "destination")
+    ) {
         out.push_str("[at STORE] ");
     }
     out.push_str(&path.join(" "));

@@ -27,6 +27,7 @@ use crate::exit_code::ExitCode;
 use crate::progress::{Bar, Progress};
 use crate::report::Failure;
 use crate::screen::{self, Output};
+use crate::settings::{Options, Section};
 use crate::{json, location, report, text, time};
 
 /// Back up files: make a snapshot
@@ -106,7 +107,7 @@ pub(crate) struct BackupArgs {
     /// Option of the source: dont_traverse_fs=true
     #[arg(long = "o", value_name = "KEY=VALUE")]
     options: Vec<String>,
-    /// What to back up: files or directories, by default the current directory
+    /// What to back up: files, directories, or @NAME of a source; by default the current directory
     #[arg(value_name = "PATH")]
     paths: Vec<OsString>,
 }
@@ -292,19 +293,27 @@ impl Monitor for Counted {
 
 fn source(context: &AppContext, args: &BackupArgs) -> anyhow::Result<Arc<dyn Importer>> {
     let mut options = FsImportOptions { one_file_system: args.one_file_system, xattrs: !args.no_xattr };
+    let mut paths = Vec::new();
+    let mut given = Options::new();
+    for path in &args.paths {
+        let place = context.place(path, Section::Source)?;
+        paths.push(location::local(&place.location, &context.env)?);
+        given.extend(place.options);
+    }
+    // Those on the command line come last, and count.
     for option in &args.options {
-        let known: Option<bool> = match option.split_once('=') {
-            Some(("dont_traverse_fs", value)) => value.parse().ok(),
-            _ => None,
-        };
-        options.one_file_system |= known.ok_or_else(|| {
-            let text = format!("-o {option}: files take dont_traverse_fs=true or =false");
+        let (key, value) = option.split_once('=').unwrap_or((option, ""));
+        given.insert(key.to_owned(), value.to_owned());
+    }
+    if let Some(value) = given.get("dont_traverse_fs") {
+        options.one_file_system |= value.parse::<bool>().map_err(|_| {
+            let text = format!("dont_traverse_fs={value}: it is true or false");
             Failure::usage(text, Some(&["backup".into()]))
         })?;
     }
-    let mut paths = Vec::new();
-    for path in &args.paths {
-        paths.push(location::local(path, &context.env)?);
+    if let Some(option) = args.options.iter().find(|o| o.split('=').next() != Some("dont_traverse_fs")) {
+        let text = format!("-o {option}: files take dont_traverse_fs=true or =false");
+        return Err(Failure::usage(text, Some(&["backup".into()])).into());
     }
     if paths.is_empty() {
         paths.push(PathBuf::from("."));

@@ -25,7 +25,8 @@ use crate::context::AppContext;
 use crate::exit_code::ExitCode;
 use crate::report::{Failure, Report};
 use crate::screen::{self, Output};
-use crate::{json, location, text, time};
+use crate::settings::Section;
+use crate::{json, text, time};
 
 /// Show snapshots as a filesystem
 ///
@@ -224,7 +225,7 @@ fn pid_file(args: &MountArgs) -> anyhow::Result<Option<PidFile>> {
 /// Where to mount, and the directory to remove afterwards.
 fn mountpoint(context: &AppContext, args: &MountArgs) -> anyhow::Result<(PathBuf, Option<MadeHere>)> {
     if let Some(to) = &args.to {
-        return Ok((location::local(to, &context.env)?, None));
+        return Ok((context.local(to, Section::Destination)?, None));
     }
     if args.background {
         return Err(Failure::usage("-background needs -to DIR", Some(&["mount".into()])).into());

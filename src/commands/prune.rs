@@ -37,6 +37,9 @@ pub(crate) struct PruneArgs {
     /// Do it
     #[arg(long, conflicts_with = "as_of")]
     apply: bool,
+    /// Take the options of this policy (`plakar policy`), but for those that are given beside it
+    #[arg(long, value_name = "NAME")]
+    policy: Option<String>,
     /// Plan as if it were asked then
     #[arg(long, value_name = "TIME")]
     as_of: Option<String>,
@@ -168,13 +171,30 @@ struct Line {
     reasons: Vec<String>,
 }
 
+impl PruneArgs {
+    /// The clock by which it plans.
+    pub(super) fn now(&self) -> Result<Zoned, Failure> {
+        let now = Zoned::now().with_time_zone(self.zone.clone());
+        match &self.as_of {
+            None => Ok(now),
+            Some(text) => time::at(text, &now).map_err(|e| Failure::usage(e, Some(&["prune".into()]))),
+        }
+    }
+
+    /// What it keeps.
+    pub(super) fn rules(&self) -> &[Rule] {
+        &self.periods.0
+    }
+}
+
 /// Runs it.
 pub(crate) async fn run(context: &AppContext, args: PruneArgs) -> anyhow::Result<ExitCode> {
-    let now = Zoned::now().with_time_zone(args.zone.clone());
-    let now = match &args.as_of {
-        None => now,
-        Some(text) => time::at(text, &now).map_err(|e| Failure::usage(e, Some(&["prune".into()])))?,
+    let args = match &args.policy {
+        // The first word is the command.
+        Some(policy) => super::policy::load(context, policy, context.words.get(1..).unwrap_or_default())?,
+        None => args,
     };
+    let now = args.now()?;
     let mut filter = args.query.filter_at(&now).map_err(|e| Failure::usage(e, Some(&["prune".into()])))?;
     filter.tags.extend(args.tags.iter().map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()));
     let rules = &args.periods.0;

@@ -17,7 +17,8 @@ use crate::exit_code::ExitCode;
 use crate::progress::{Bar, Progress};
 use crate::report::Failure;
 use crate::screen::{self, Output};
-use crate::{json, location, text, time};
+use crate::settings::Section;
+use crate::{json, text, time};
 
 /// Restore files from a snapshot
 ///
@@ -30,7 +31,7 @@ use crate::{json, location, text, time};
     after_help = "Examples:\n  plakar restore -to /tmp/back latest\n  plakar restore -to . 1093df0c:etc/passwd"
 )]
 pub(crate) struct RestoreArgs {
-    /// Where to [./plakar-<time>]
+    /// Where to: a directory, or @NAME of a destination [./plakar-<time>]
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<OsString>,
     /// What happens to a file that is there already
@@ -79,7 +80,7 @@ impl Policy {
 /// Runs it.
 pub(crate) async fn run(context: &AppContext, args: RestoreArgs) -> anyhow::Result<ExitCode> {
     let target = match &args.to {
-        Some(to) => location::local(to, &context.env)?,
+        Some(to) => context.local(to, Section::Destination)?,
         None => free_name(&format!("./plakar-{}", time::compact(jiff::Timestamp::now()))),
     };
     let repository = context.open().await?;
