@@ -95,6 +95,7 @@ pub(crate) enum Command {
     Rm(Box<commands::rm::RmArgs>),
     Undelete(commands::undelete::UndeleteArgs),
     Maintenance(commands::maintenance::MaintenanceArgs),
+    Sync(Box<commands::sync::SyncArgs>),
     Pin(commands::pin::PinArgs),
     Unpin(commands::pin::UnpinArgs),
     Tag(commands::tag::TagArgs),

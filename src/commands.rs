@@ -18,6 +18,7 @@ pub(crate) mod prune;
 pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod rm;
+pub(crate) mod sync;
 pub(crate) mod tag;
 pub(crate) mod umount;
 pub(crate) mod undelete;
@@ -71,6 +72,7 @@ pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Resul
         Command::Rm(args) => Box::pin(rm::run(context, *args)).await,
         Command::Maintenance(args) => Box::pin(maintenance::run(context, args)).await,
         Command::Undelete(args) => Box::pin(undelete::run(context, args)).await,
+        Command::Sync(args) => Box::pin(sync::run(context, *args)).await,
         Command::Pin(args) => Box::pin(pin::pin(context, args)).await,
         Command::Unpin(args) => Box::pin(pin::unpin(context, args)).await,
         Command::Tag(args) => Box::pin(tag::tag(context, args)).await,

@@ -189,14 +189,43 @@ impl AppContext {
         given: Option<UserSecret>,
     ) -> anyhow::Result<(Arc<Repository>, Option<UserSecret>)> {
         let store = self.store()?;
-        let dirs = self.dirs()?;
-        let failed = |e| opening(e, store.as_ref());
-        let probe = Probe::read(&store).await.map_err(failed)?;
+        let probe = Probe::read(&store).await.map_err(|e| opening(e, store.as_ref()))?;
         let is_needless = given.is_some() && !secret::is_explicit(self) && probe.is_plaintext().is_ok();
         if is_needless {
             self.notice("the store is not encrypted: the passphrase in the environment is not needed");
         }
-        let given = given.filter(|_| !is_needless);
+        self.open_probed(store, probe, given.filter(|_| !is_needless)).await
+    }
+
+    /// Opens another store beside the one that is meant: by what was given for it, or what is configured for it, or by the
+    /// secret of the other one where that fits; or asks.
+    pub(crate) async fn open_peer(
+        &self,
+        name: &OsStr,
+        given: Option<UserSecret>,
+        other: Option<UserSecret>,
+    ) -> anyhow::Result<Arc<Repository>> {
+        let place = self.place(name, Section::Store)?;
+        let store = self.store_at(&place)?;
+        let probe = Probe::read(&store).await.map_err(|e| opening(e, store.as_ref()))?;
+        let mut secret = match given {
+            Some(given) => Some(given),
+            None => secret::of_place(self, &place)?.filter(|_| probe.needs_secret()),
+        };
+        if secret.is_none() && probe.needs_secret() {
+            secret = other.filter(|other| probe.slot_of(other).is_some());
+        }
+        Ok(self.open_probed(store, probe, secret).await?.0)
+    }
+
+    async fn open_probed(
+        &self,
+        store: Arc<dyn Store>,
+        probe: Probe,
+        given: Option<UserSecret>,
+    ) -> anyhow::Result<(Arc<Repository>, Option<UserSecret>)> {
+        let dirs = self.dirs()?;
+        let failed = |e| opening(e, store.as_ref());
         let repository = if given.is_some() || !probe.needs_secret() || !secret::can_ask() {
             let secret = given.clone();
             (Box::pin(Repository::open(store.clone(), probe, secret, &dirs)).await.map_err(failed)?, given)

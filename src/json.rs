@@ -1,5 +1,5 @@
 //! The objects of `-json`, on both streams and nothing else there. Each says by `type` what it is: `snapshot`, `entry`,
-//! `key`, `mount`, `store`, `version`, `page`, `plan` (of `prune`); `progress`, `notice`, `log`, `error`, `left_out`; `summary` (with its `command`) at
+//! `key`, `mount`, `store`, `version`, `page`, `plan` (of `prune`), `copied` (of `sync`); `progress`, `notice`, `log`, `error`, `left_out`; `summary` (with its `command`) at
 //! the end of one, `failure` of what failed. Field names are stable: what is added later gets a new name, nothing is renamed.
 //!
 //! Times are RFC 3339 in UTC; sizes are bytes and end in `bytes`; ids are 64 hexadecimal digits. Paths and names are
@@ -54,6 +54,7 @@ pub(crate) fn snapshot(s: &Snapshot) -> Value {
         "client": s.client,
         "command_line": s.command_line,
         "excludes": s.excludes,
+        "copy_of": s.original.map(|(store, id)| json!({ "store_id": store.to_string(), "snapshot": id.to_string() })),
     })
 }
 

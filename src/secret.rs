@@ -133,7 +133,8 @@ pub(crate) fn from_file(file: &Path) -> anyhow::Result<UserSecret> {
     }
 }
 
-fn from_command(command: &OsStr) -> anyhow::Result<UserSecret> {
+/// Takes a passphrase from what a command prints.
+pub(crate) fn from_command(command: &OsStr) -> anyhow::Result<UserSecret> {
     // The command itself may hold a secret: it is not named.
     let output = Command::new("sh")
         .arg("-c")

@@ -16,4 +16,4 @@ pub(crate) mod torture;
 pub(crate) use compare::{ALL, Compare};
 pub(crate) use directory::Directory;
 pub(crate) use mount::MountGuard;
-pub(crate) use sandbox::{Outcome, Sandbox, SmallDisk, copy_tree, hex_id};
+pub(crate) use sandbox::{Outcome, Sandbox, SmallDisk, copy_tree, hex_id, noise};

@@ -28,3 +28,4 @@ mod roundtrip;
 mod served;
 mod shapes;
 mod surroundings;
+mod sync;

@@ -7,19 +7,9 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 
 use crate::common::sandbox::files_below;
-use crate::common::{ALL, Sandbox, hex_id};
+use crate::common::{ALL, Sandbox, hex_id, noise};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// A source of some files of noise; of other seeds other noise.
-fn noise(root: &Path, files: std::ops::Range<u64>) {
-    std::fs::create_dir_all(root).unwrap();
-    for i in files {
-        let mut bytes = vec![0; 30_000 + (i * 7919 % 90_000) as usize];
-        blake3::Hasher::new().update(&i.to_le_bytes()).finalize_xof().fill(&mut bytes);
-        std::fs::write(root.join(format!("{i}")), bytes).unwrap();
-    }
-}
 
 /// Everything in the store is so much older.
 fn days_pass(sandbox: &Sandbox, days: u32) {

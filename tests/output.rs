@@ -226,6 +226,8 @@ fn every_command_answers_in_json() {
         &["policy", "add", "p", "per-day=1"],
         &["policy", "test", "-every", "1d", "p"],
         &["prune", "-policy", "p"],
+        &["sync", "-dry-run", "to", "new"],
+        &["sync", "-check", "to", "new"],
         &["key", "ls"],
         &["key", "add", "-new-keyfile", "new key"],
         &["repair"],

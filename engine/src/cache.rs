@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::error::{Error, Result};
-use crate::id::{ObjectId, StoreId};
+use crate::id::{BlobId, ObjectId, StoreId};
 use crate::storage::Area;
 
 /// Directories of this program for this user.
@@ -59,6 +59,8 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS directories (
         directory INTEGER PRIMARY KEY, source BLOB NOT NULL, parent INTEGER NOT NULL, record BLOB NOT NULL);
     CREATE INDEX IF NOT EXISTS children ON directories (source, parent);
+    CREATE TABLE IF NOT EXISTS ids (
+        store BLOB NOT NULL, there BLOB NOT NULL, here BLOB NOT NULL, PRIMARY KEY (store, there)) WITHOUT ROWID;
 ";
 /// Most records of directories lie whole in a page of this size, and are read by one call.
 const PAGE_BYTES: u32 = 16 << 10;
@@ -190,6 +192,27 @@ impl LocalCache {
         let mut query = db.prepare_cached("SELECT id, bytes FROM objects WHERE area = ?1")?;
         let rows = query.query_map([area as u8], |r| Ok((ObjectId(r.get(0)?), r.get(1)?)))?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// What blobs of another store are called in this one, as far as it was noted; nobody vouches for it yet.
+    pub(crate) fn names_here(&self, store: StoreId, there: &[BlobId]) -> Result<Vec<Option<Vec<u8>>>> {
+        let db = self.database();
+        let mut query = db.prepare_cached("SELECT here FROM ids WHERE store = ?1 AND there = ?2")?;
+        let get = |id: &BlobId| query.query_row(params![store.0, id.0], |r| r.get(0)).optional();
+        Ok(there.iter().map(get).collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// Notes them.
+    pub(crate) fn note_names(&self, store: StoreId, names: &[(BlobId, Vec<u8>)]) -> Result<()> {
+        let mut db = self.database();
+        let transaction = db.transaction()?;
+        {
+            let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO ids VALUES (?1, ?2, ?3)")?;
+            for (there, here) in names {
+                put.execute(params![store.0, there.0, here])?;
+            }
+        }
+        Ok(transaction.commit()?)
     }
 
     /// Of some objects of an area those that are here.

@@ -259,6 +259,12 @@ impl Keyring {
         &self.master
     }
 
+    /// Whether they are those of another store, too: then blobs have the same names in both. Those of a plaintext store follow
+    /// from its id.
+    pub fn are_those_of(&self, other: &Self) -> bool {
+        self.sealed && other.sealed && self.identify_data.expose() == other.identify_data.expose()
+    }
+
     /// Names a blob.
     pub fn identify(&self, class: Class, clear: &[u8]) -> BlobId {
         let key = match class {

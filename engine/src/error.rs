@@ -89,6 +89,14 @@ pub enum Error {
         /// How.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// An object of which something that is needed cannot be read.
+    #[error("{object} cannot be read: {reason}")]
+    Unreadable {
+        /// Which.
+        object: String,
+        /// Why.
+        reason: String,
+    },
     /// A blob that no listed state knows.
     #[error("{what} is missing: no state of the store knows it")]
     MissingBlob {
@@ -222,6 +230,7 @@ impl Error {
             Self::WrongSecret { .. } => ErrorKind::WrongSecret,
             Self::DamagedObject { .. }
             | Self::DamagedBlob { .. }
+            | Self::Unreadable { .. }
             | Self::MissingBlob { .. }
             | Self::Unsafe { .. }
             | Self::DamagedIndex { .. } => ErrorKind::Damaged,

@@ -4,4 +4,6 @@ pub mod backup;
 pub mod check;
 mod gather;
 pub mod maintenance;
+mod reach;
 pub mod restore;
+pub mod sync;

@@ -19,6 +19,7 @@ pub mod repair;
 mod scrub;
 mod segment;
 mod states;
+pub(crate) mod transfer;
 mod turns;
 pub mod writer;
 

@@ -2,7 +2,7 @@
 
 #![warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)]
 
-use crate::id::{BlobId, ObjectId};
+use crate::id::{BlobId, ObjectId, StoreId};
 use crate::tree::{Entry, Summary};
 use crate::wire::{Put, Reader, WireError, WireResult, read_fields};
 
@@ -103,6 +103,8 @@ pub struct Snapshot {
     pub read_bytes: u64,
     /// Exclude patterns in force.
     pub excludes: Vec<String>,
+    /// The snapshot that this is a copy of, in another store: the first one, of copies of copies.
+    pub original: Option<(StoreId, ObjectId)>,
 }
 
 impl Snapshot {
@@ -173,6 +175,12 @@ impl Snapshot {
         for pattern in &self.excludes {
             field(40, &|v| v.extend_from_slice(pattern.as_bytes()));
         }
+        if let Some((store, id)) = &self.original {
+            field(46, &|v| {
+                v.extend_from_slice(&store.0);
+                v.extend_from_slice(&id.0);
+            });
+        }
         out
     }
 
@@ -213,6 +221,7 @@ impl Snapshot {
                 36 => {}
                 38 => (s.added_bytes, s.read_bytes) = (r.uv()?, r.uv()?),
                 40 => s.excludes.push(rest(&mut r)?),
+                46 => s.original = Some((StoreId(r.array()?), ObjectId(r.array()?))),
                 _ => return Ok(false),
             }
             Ok(true)
@@ -281,7 +290,18 @@ impl Snapshot {
             added_bytes: 0,
             read_bytes: 0,
             excludes: vec![],
+            original: None,
         }
+    }
+
+    /// The metadata blobs from which all of it is reached.
+    pub fn tops(&self) -> impl Iterator<Item = BlobId> {
+        self.root.directory().map(|(node, _)| node).into_iter().chain(self.owners)
+    }
+
+    /// What it is, wherever it was copied to.
+    pub fn identity(&self, store: StoreId) -> (StoreId, ObjectId) {
+        self.original.unwrap_or((store, self.id))
     }
 }
 
@@ -303,6 +323,7 @@ mod tests {
             predecessor: Some((ObjectId([2; 32]), [3; 32])),
             owners: Some(BlobId([4; 32])),
             excludes: vec!["*.o".into()],
+            original: Some((StoreId([5; 16]), ObjectId([6; 32]))),
             ..Snapshot::empty()
         };
         assert_eq!(Snapshot::decode(s.id, &s.encode()), Ok(s.clone()));

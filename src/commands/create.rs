@@ -1,5 +1,7 @@
 //! `plakar create`.
 
+use std::ffi::OsString;
+
 use anyhow::Context;
 use plakar_connectors::fs::FsStore;
 use plakar_engine::repository::{self, CreateOptions};
@@ -7,6 +9,7 @@ use serde_json::json;
 
 use crate::context::AppContext;
 use crate::exit_code::ExitCode;
+use crate::report::Failure;
 use crate::screen::Output;
 use crate::secret;
 
@@ -34,6 +37,10 @@ pub(crate) struct CreateArgs {
         conflicts_with = "plaintext"
     )]
     label: String,
+    /// Give it the keys of another store, under a passphrase of its own: what is copied between the two is copied as it
+    /// is, and both cut and name files alike. Whoever can read one of them has the keys of both
+    #[arg(long, value_name = "STORE", conflicts_with = "plaintext")]
+    clone_keys_from: Option<OsString>,
     /// Accept a weak passphrase without a word
     #[arg(long)]
     weak_passphrase: bool,
@@ -46,6 +53,19 @@ pub(crate) async fn run(context: &AppContext, args: CreateArgs) -> anyhow::Resul
     if given.is_none() && !args.plaintext {
         secret::need_terminal("the new store")?;
     }
+    let keys_of = match &args.clone_keys_from {
+        Some(other) => {
+            let other = context.open_peer(other, None, given.clone()).await?;
+            if !other.config().sealed {
+                let place = other.store().location();
+                let text =
+                    format!("-clone-keys-from: the store at {place} is not encrypted, and has no keys");
+                return Err(Failure::usage(text, Some(&["create".into()])).into());
+            }
+            Some(other)
+        }
+        None => None,
+    };
     // Before anybody is asked for a passphrase in vain.
     store.prepare().await.map_err(plakar_engine::error::Error::from)?;
     if args.shared
@@ -70,7 +90,7 @@ pub(crate) async fn run(context: &AppContext, args: CreateArgs) -> anyhow::Resul
         }),
     };
     let (no_compression, label) = (args.no_compression, args.label);
-    let options = CreateOptions { no_compression, label, ..CreateOptions::default() };
+    let options = CreateOptions { no_compression, label, keys_of, ..CreateOptions::default() };
     let config = repository::create(&store, secret.as_ref(), &options).await?;
     let mut out = Output::new();
     if context.json() {

@@ -160,6 +160,9 @@ async fn store(
 fn show_snapshot(out: &mut Output, s: &Snapshot, catalog: &Catalog) -> anyhow::Result<()> {
     let below = s.summary();
     fact(out, "Snapshot", s.id.to_string())?;
+    if let Some((store, id)) = &s.original {
+        fact(out, "Copy of", format!("{id} in store {store}"))?;
+    }
     fact(out, "Time", time::show_ns(s.time_ns))?;
     fact(out, "Duration", text::duration(std::time::Duration::from_nanos(s.duration_ns)))?;
     fact(out, "Name", &s.name)?;

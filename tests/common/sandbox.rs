@@ -182,6 +182,8 @@ impl Sandbox {
     /// The objects of an area of the store, sorted by name.
     pub(crate) fn objects(&self, area: &str) -> Vec<PathBuf> {
         let mut found = files_below(&self.store().join(area));
+        // What is still being written is none yet: a process that is stopped now has not got it.
+        found.retain(|f| !f.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"tmp-")));
         found.sort();
         found
     }
@@ -319,6 +321,16 @@ fn describe(command: &Command) -> String {
 #[track_caller]
 pub(crate) fn hex_id(summary: &Value) -> String {
     summary["snapshot"]["id"].as_str().unwrap().to_owned()
+}
+
+/// A source of some files of noise; of other seeds other noise.
+pub(crate) fn noise(root: &Path, files: std::ops::Range<u64>) {
+    std::fs::create_dir_all(root).unwrap();
+    for i in files {
+        let mut bytes = vec![0; 30_000 + (i * 7919 % 90_000) as usize];
+        blake3::Hasher::new().update(&i.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        std::fs::write(root.join(format!("{i}")), bytes).unwrap();
+    }
 }
 
 /// Copies a tree of plain files, as `cp -a` does.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::now_ns;
+use super::{Repository, now_ns};
 use crate::config::Config;
 use crate::crypto::Keyring;
 use crate::crypto::kdf::KdfParams;
@@ -25,6 +25,9 @@ pub struct CreateOptions {
     pub kdf: Option<KdfParams>,
     /// Other chunk sizes.
     pub chunks: Option<crate::chunker::ChunkSizes>,
+    /// An encrypted store whose master key this one is to have, too, and with it the names of blobs and where files are cut:
+    /// what is copied between the two is copied as it is.
+    pub keys_of: Option<Arc<Repository>>,
 }
 
 /// Makes a store: the key slot first, or in a plaintext store a copy of CONFIG, CONFIG last, and reads it back. No secret
@@ -35,7 +38,13 @@ pub async fn create(
     options: &CreateOptions,
 ) -> Result<Config> {
     store.prepare().await?;
+    if options.keys_of.as_ref().is_some_and(|other| secret.is_none() || !other.keys.is_sealed()) {
+        return Err(Error::Usage("a store that is not encrypted has no keys to share".into()));
+    }
     let mut config = Config::new(secret.is_some(), now_ns());
+    if let Some(other) = &options.keys_of {
+        config.chunks = other.config.chunks;
+    }
     if options.no_compression {
         config.zstd_level = None;
     }
@@ -49,7 +58,11 @@ pub async fn create(
             (bytes, (ObjectId::random(), copy))
         }
         Some(secret) => {
-            let keys = Keyring::sealed(config.store, Secret::new(crate::random_bytes()));
+            let master = match &options.keys_of {
+                Some(other) => other.keys.master().clone(),
+                None => Secret::new(crate::random_bytes()),
+            };
+            let keys = Keyring::sealed(config.store, master);
             let bytes = config.encode(&keys);
             let kdf = options.kdf.clone().unwrap_or_else(KdfParams::recommended);
             let slot = KeySlot::new(&keys, secret, kdf, &options.label, now_ns(), bytes.clone())

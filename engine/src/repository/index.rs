@@ -269,6 +269,11 @@ impl Index {
         Ok(found)
     }
 
+    /// The length of a blob.
+    pub(crate) fn length(&self, row: Row) -> Result<u32> {
+        Ok(self.segments[row.segment].blob(row.row)?.len)
+    }
+
     /// Marks for every row.
     pub(crate) fn marks(&self) -> Marks {
         Marks(self.segments.iter().map(|s| vec![0; s.blobs().div_ceil(64) as usize]).collect())
@@ -416,6 +421,16 @@ impl Marks {
             let set = (0..64).filter(move |bit| bits >> bit & 1 == 1);
             set.map(move |bit| Row { segment, row: word as u64 * 64 + bit })
         })
+    }
+
+    /// Takes a mark away.
+    pub(crate) fn unmark(&mut self, row: Row) {
+        self.0[row.segment][(row.row / 64) as usize] &= !(1 << (row.row % 64));
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.iter().flatten().map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// Whether a row is marked.

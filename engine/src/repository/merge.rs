@@ -50,7 +50,7 @@ impl Repository {
             out.abort().await;
             return Err(e);
         }
-        let (successor, _) = out.finish().await?;
+        let successor = out.finish().await?.id;
         let targets = states.iter().map(|l| l.id).collect();
         self.put_removal(Removal {
             kind: RemovalKind::Replaced,

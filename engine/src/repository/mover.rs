@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures::stream::{self, StreamExt};
 use parking_lot::Mutex;
 
+use super::Repository;
 use super::index::{Index, Marks};
 use super::reader::{Fetched, Origin, open_in_place, seal_anew};
 use super::writer::{Framer, Group, Run};
@@ -33,18 +34,18 @@ pub(crate) struct Moved {
 
 /// Frames that belong together, the wanted blobs in them, and whether these are all.
 #[derive(Debug)]
-struct Piece {
-    frames: usize,
-    blobs: Vec<BlobRecord>,
-    is_whole: bool,
+pub(super) struct Piece {
+    pub(super) frames: usize,
+    pub(super) blobs: Vec<BlobRecord>,
+    pub(super) is_whole: bool,
 }
 
 /// One piece of work.
 #[derive(Debug, Default)]
-struct Lot {
-    frames: Vec<FrameRef>,
-    pieces: Vec<Piece>,
-    clear: u64,
+pub(super) struct Lot {
+    pub(super) frames: Vec<FrameRef>,
+    pub(super) pieces: Vec<Piece>,
+    pub(super) clear: u64,
 }
 
 impl Lot {
@@ -59,9 +60,12 @@ impl Lot {
 }
 
 /// Cuts marked blobs, in stored order, into pieces of work.
-fn lots<'a>(run: &'a Run, index: &'a Index, marks: &'a Marks) -> impl Iterator<Item = Result<Lot>> + 'a {
+pub(super) fn lots<'a>(
+    repository: &'a Repository,
+    index: &'a Index,
+    marks: &'a Marks,
+) -> impl Iterator<Item = Result<Lot>> + 'a {
     let mut rows = index.in_stored_order(marks).peekable();
-    let repository = run.repository().clone();
     let mut held: Option<(Vec<FrameRef>, Vec<BlobRecord>)> = None;
     std::iter::from_fn(move || {
         let mut lot = Lot::default();
@@ -108,14 +112,14 @@ fn lots<'a>(run: &'a Run, index: &'a Index, marks: &'a Marks) -> impl Iterator<I
 
 /// Framers that nobody uses at the moment: what one piece of work leaves in them the next one fills up.
 #[derive(Debug, Default)]
-struct Framers([Mutex<Vec<Framer>>; 2]);
+pub(super) struct Framers([Mutex<Vec<Framer>>; 2]);
 
 impl Framers {
     fn of(&self, class: Class) -> &Mutex<Vec<Framer>> {
         &self.0[class as usize - 1]
     }
 
-    fn push(&self, run: &Run, class: Class, id: BlobId, clear: &[u8]) -> Result<()> {
+    pub(super) fn push(&self, run: &Run, class: Class, id: BlobId, clear: &[u8]) -> Result<()> {
         let free = self.of(class).lock().pop();
         let mut framer = free.map_or_else(|| run.framer(class), Ok)?;
         let pushed = framer.push(run, id, clear);
@@ -123,7 +127,7 @@ impl Framers {
         pushed
     }
 
-    fn flush(&self, run: &Run) -> Result<()> {
+    pub(super) fn flush(&self, run: &Run) -> Result<()> {
         for class in [Class::Data, Class::Meta] {
             let all = std::mem::take(&mut *self.of(class).lock());
             all.into_iter().try_for_each(|mut framer| framer.flush(run))?;
@@ -143,7 +147,7 @@ impl Run {
     ) -> Result<Moved> {
         let framers = Arc::new(Framers::default());
         let parallel = std::thread::available_parallelism().map_or(2, usize::from) + 1;
-        let mut moving = stream::iter(lots(self, index, marks))
+        let mut moving = stream::iter(lots(self.repository(), index, marks))
             .map(|lot| async {
                 self.check()?;
                 let Lot { frames, pieces, clear } = lot?;
@@ -211,7 +215,7 @@ fn move_lot(run: &Run, framers: &Framers, pieces: Vec<Piece>, fetched: Fetched) 
         let frames = std::mem::take(&mut group.frames);
         if piece.is_whole && !std::mem::take(&mut failed) {
             moved.blobs += piece.blobs.len() as u64;
-            run.submit(frame.class, Group { frames, blobs: piece.blobs })?;
+            run.submit(frame.class, Group { frames, blobs: piece.blobs, key: None })?;
         }
         failed = false;
         Ok(())

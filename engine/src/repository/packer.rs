@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::writer::{Group, Packed, Run};
-use crate::crypto::Class;
+use crate::crypto::{Class, WRAPPED_KEY};
 use crate::error::Result;
 use crate::frame::FrameRecord;
 use crate::id::ObjectId;
@@ -21,13 +21,16 @@ use crate::storage::{ObjectName, PutObject};
 
 /// Packfiles that may wait for their acknowledgement while the next is filled.
 const UNACKNOWLEDGED: usize = 2;
+/// Packfiles that are filled side by side, one for each key: only what comes from another store has others than the run's.
+const OPEN: usize = 4;
 
 /// Streams groups into packfiles of one class, on a thread of its own.
 pub(super) struct Packer {
     run: Arc<Run>,
     class: Class,
     handle: Handle,
-    open: Option<Open>,
+    /// The one that was begun first leads.
+    open: Vec<Open>,
     finishing: JoinSet<()>,
 }
 
@@ -41,7 +44,7 @@ struct Open {
 
 impl Packer {
     pub(super) fn new(run: Arc<Run>, class: Class, handle: Handle) -> Self {
-        Self { run, class, handle, open: None, finishing: JoinSet::new() }
+        Self { run, class, handle, open: Vec::new(), finishing: JoinSet::new() }
     }
 
     /// Works until all senders are gone. After a failure it goes on taking, so that nobody waits for it.
@@ -54,12 +57,12 @@ impl Packer {
                 self.run.fail(e);
             }
         }
-        if self.run.failure.get().is_none()
-            && let Err(e) = self.close()
-        {
-            self.run.fail(e);
+        while self.run.failure.get().is_none() && !self.open.is_empty() {
+            if let Err(e) = self.close(0) {
+                self.run.fail(e);
+            }
         }
-        if let Some(open) = self.open.take() {
+        for open in std::mem::take(&mut self.open) {
             self.handle.block_on(open.put.abort());
         }
         while self.handle.block_on(self.finishing.join_next()).is_some() {}
@@ -69,16 +72,23 @@ impl Packer {
         let run = self.run.clone();
         let config = &run.repository.config;
         let room: u64 = group.frames.iter().map(|f| f.bytes.len() as u64).sum();
-        if let Some(open) = &self.open
-            && open.length + room > config.packfile_bytes
-            && open.length > PREAMBLE as u64
+        let key = group.key.as_deref().map_or(run.key().id, |key| key.id);
+        let is_of_key = |open: &Open| open.packed.wrapped[..16] == key;
+        if let Some(i) = self.open.iter().position(is_of_key)
+            && self.open[i].length + room > config.packfile_bytes
+            && self.open[i].length > PREAMBLE as u64
         {
-            self.close()?;
+            self.close(i)?;
         }
-        if self.open.is_none() {
-            self.open = Some(self.begin()?);
+        if !self.open.iter().any(is_of_key) {
+            if self.open.len() >= OPEN {
+                self.close(0)?;
+            }
+            let wrapped = group.key.as_deref().map_or(run.wrapped, |key| run.repository.keys.wrap(key));
+            let begun = self.begin(wrapped)?;
+            self.open.push(begun);
         }
-        let Some(open) = &mut self.open else { return Ok(()) };
+        let Some(open) = self.open.iter_mut().find(|open| is_of_key(open)) else { return Ok(()) };
         let first = open.packed.frames.len() as u32;
         for frame in group.frames {
             open.packed.frames.push(FrameRecord { offset: open.length as u32, ..frame.record });
@@ -89,7 +99,7 @@ impl Packer {
         Ok(())
     }
 
-    fn begin(&self) -> Result<Open> {
+    fn begin(&self, wrapped: [u8; WRAPPED_KEY]) -> Result<Open> {
         let id = ObjectId::random();
         let area = area_of(self.class);
         let keys = &self.run.repository.keys;
@@ -108,19 +118,19 @@ impl Packer {
             preamble,
             hash: blake3::Hasher::new(),
             length: 0,
-            packed: Packed { record, frames: Vec::new(), blobs: Vec::new() },
+            packed: Packed { wrapped, record, frames: Vec::new(), blobs: Vec::new(), stored_ns: 0 },
         };
         open.write(&self.handle, Bytes::copy_from_slice(&preamble.encode()))?;
         Ok(open)
     }
 
-    /// Ends the open packfile. Its acknowledgement is waited for elsewhere, up to a few at once.
-    fn close(&mut self) -> Result<()> {
-        let Some(mut open) = self.open.take() else { return Ok(()) };
+    /// Ends an open packfile. Its acknowledgement is waited for elsewhere, up to a few at once.
+    fn close(&mut self, i: usize) -> Result<()> {
+        let mut open = self.open.remove(i);
         let run = self.run.clone();
         let id = open.packed.record.id;
         let keys = &run.repository.keys;
-        let end = encode_end(keys, &open.preamble, id, self.class, &run.wrapped, &open.packed.frames);
+        let end = encode_end(keys, &open.preamble, id, self.class, &open.packed.wrapped, &open.packed.frames);
         if let Err(e) = open.write(&self.handle, end.into()) {
             self.handle.block_on(open.put.abort());
             return Err(e);
@@ -134,7 +144,7 @@ impl Packer {
         }
         let finish = async move {
             let done = async {
-                put.finish().await?;
+                packed.stored_ns = put.finish().await?.modified_ns;
                 run.added_bytes.fetch_add(length, Ordering::Relaxed);
                 run.acknowledge(packed).await
             };

@@ -87,6 +87,14 @@ pub(super) fn open_in_place<T>(
     })
 }
 
+/// Sees whether a frame is what was sealed; the bytes are of no use afterwards.
+pub(super) fn authenticate(frame: &FrameRef, stored: &mut [u8]) -> Result<()> {
+    frame
+        .key
+        .open(frame.class, &frame.record.nonce, &frame.record.tag, stored)
+        .map_err(|_e| damaged(frame, FrameError::NotAuthentic))
+}
+
 /// Seals a frame for another packfile under another key, as compressed as it is.
 pub(super) fn seal_anew(frame: &FrameRef, stored: &mut [u8], key: &DataKey) -> Result<SealedFrame> {
     crate::frame::seal_anew(&frame.key, key, frame.class, &frame.record, stored)

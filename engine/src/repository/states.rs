@@ -73,7 +73,6 @@ impl Rows {
 /// A state object that is being written, record by record, in the order of tables and of their rows.
 pub(super) struct StateWriter<'a> {
     keys: &'a Keyring,
-    id: ObjectId,
     context: BlockContext,
     put: Box<dyn PutObject>,
     head: Head,
@@ -100,7 +99,7 @@ impl<'a> StateWriter<'a> {
         let client = concat!("plakar/", env!("CARGO_PKG_VERSION")).into();
         let head = Head { writer, run, created_ns, tables: Vec::new(), fences: Vec::new(), client };
         let (context, clear) = (preamble.context(id), Vec::with_capacity(state::BLOCK));
-        Ok(Self { keys, id, context, put, head, offset: PREAMBLE as u64, block: 0, clear })
+        Ok(Self { keys, context, put, head, offset: PREAMBLE as u64, block: 0, clear })
     }
 
     /// Begins a table. Each comes once, in order, also if it is empty.
@@ -141,15 +140,15 @@ impl<'a> StateWriter<'a> {
         Ok(self.put.write(stored.into()).await?)
     }
 
-    /// Completes it; gives its id and length.
-    pub(super) async fn finish(mut self) -> Result<(ObjectId, u64)> {
+    /// Completes it; says how the store lists it.
+    pub(super) async fn finish(mut self) -> Result<Listed> {
         let done = async {
             self.seal_block().await?;
             let head = self.head.encode(self.keys, &self.context);
             Ok(self.put.write(head.into()).await?)
         };
         match done.await {
-            Ok(()) => Ok((self.id, self.put.finish().await?.len)),
+            Ok(()) => Ok(self.put.finish().await?),
             Err(e) => {
                 self.put.abort().await;
                 Err(e)
@@ -163,7 +162,7 @@ impl<'a> StateWriter<'a> {
     }
 }
 
-/// Writes a sorted batch as a state object; gives its id and length.
+/// Writes a sorted batch as a state object; says how the store lists it.
 pub(super) async fn write(
     store: &Arc<dyn Store>,
     keys: &Keyring,
@@ -171,7 +170,7 @@ pub(super) async fn write(
     writer: [u8; 16],
     run: ObjectId,
     created_ns: i64,
-) -> Result<(ObjectId, u64)> {
+) -> Result<Listed> {
     let mut out = StateWriter::begin(store, keys, writer, run, created_ns).await?;
     match batch.write(&mut out).await {
         Ok(()) => out.finish().await,

@@ -24,7 +24,8 @@ use crate::crypto::{Class, DataKey, WRAPPED_KEY};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{FrameEncoder, FrameRecord, SealedFrame};
 use crate::id::{BlobId, ObjectId};
-use crate::removal::Lease;
+use crate::packfile::area_of;
+use crate::removal::{Lease, RemovalKind};
 use crate::snapshot::Snapshot;
 use crate::state::{BlobRecord, PackfileRecord};
 use crate::storage::{Area, ObjectName, StoreErrorKind};
@@ -56,6 +57,8 @@ pub const EXCLUSIVE: &str = "exclusive maintenance";
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) frames: Vec<SealedFrame>,
+    /// What they are sealed under, if not the run's own key.
+    pub(super) key: Option<Arc<DataKey>>,
     /// `frame` counts within the group.
     pub(super) blobs: Vec<BlobRecord>,
 }
@@ -63,10 +66,24 @@ pub(super) struct Group {
 /// A packfile that the store has acknowledged.
 #[derive(Debug)]
 pub(super) struct Packed {
+    /// The key of its frames, wrapped.
+    pub(super) wrapped: [u8; WRAPPED_KEY],
     /// `first_frame` and `key` are set when it joins a batch.
     pub(super) record: PackfileRecord,
     pub(super) frames: Vec<FrameRecord>,
     pub(super) blobs: Vec<BlobRecord>,
+    /// When the store took it, by the store's clock.
+    pub(super) stored_ns: i64,
+}
+
+/// Acknowledged packfiles of which no state says anything yet.
+#[derive(Debug)]
+struct Batch {
+    rows: Rows,
+    /// When the last state was written.
+    since: Instant,
+    /// When the store took the first of them: by its own clock, and by the one on the wall here.
+    first: Option<(i64, SystemTime)>,
 }
 
 /// A run that writes.
@@ -88,7 +105,7 @@ pub struct Run {
     /// Blobs of this run that `index` does not hold yet.
     pending: Mutex<HashSet<BlobId>>,
     packers: Mutex<Option<Packers>>,
-    batch: tokio::sync::Mutex<(Rows, Instant)>,
+    batch: tokio::sync::Mutex<Batch>,
     pub(super) failure: OnceLock<Arc<Error>>,
     pub(super) cancel: Cancel,
     pub(super) added_bytes: AtomicU64,
@@ -133,7 +150,11 @@ impl Run {
             index: RwLock::new(index),
             pending: Mutex::default(),
             packers: Mutex::new(None),
-            batch: tokio::sync::Mutex::new((Rows::default(), Instant::now())),
+            batch: tokio::sync::Mutex::new(Batch {
+                rows: Rows::default(),
+                since: Instant::now(),
+                first: None,
+            }),
             failure: OnceLock::new(),
             cancel,
             added_bytes: AtomicU64::new(0),
@@ -242,39 +263,46 @@ impl Run {
         let (record, frames) = (&packed.record, packed.frames.len());
         tracing::debug!(packfile = %record.id.short(), bytes = record.length, frames, "stored");
         let mut batch = self.batch.lock().await;
-        let (b, since) = &mut *batch;
-        if b.keys.is_empty() {
-            b.keys.push(self.wrapped);
-        }
+        batch.first.get_or_insert((packed.stored_ns, SystemTime::now()));
+        let b = &mut batch.rows;
+        let key = b.keys.iter().position(|k| k[..16] == packed.wrapped[..16]).unwrap_or_else(|| {
+            b.keys.push(packed.wrapped);
+            b.keys.len() - 1
+        });
         let first_frame = b.frames.len() as u32;
-        b.packfiles.push(PackfileRecord { first_frame, key: 0, ..packed.record });
+        b.packfiles.push(PackfileRecord { first_frame, key: key as u32, ..packed.record });
         b.frames.extend(packed.frames);
         b.blobs.extend(packed.blobs.iter().map(|r| r.behind(first_frame)));
         let bytes: u64 = b.packfiles.iter().map(|p| p.length).sum();
-        if b.blobs.len() >= CHECKPOINT_BLOBS
-            || bytes >= CHECKPOINT_BYTES
-            || since.elapsed() >= CHECKPOINT_EVERY
-        {
-            self.write_state(b).await?;
-            *since = Instant::now();
+        let is_much = b.blobs.len() >= CHECKPOINT_BLOBS || bytes >= CHECKPOINT_BYTES;
+        if is_much || batch.since.elapsed() >= CHECKPOINT_EVERY {
+            self.write_state(&mut batch).await?;
         }
         Ok(())
     }
 
     /// Writes what was gathered as a state, and moves it from `pending` to the index.
-    async fn write_state(&self, batch: &mut Rows) -> Result<()> {
-        if batch.packfiles.is_empty() {
-            return Ok(());
+    async fn write_state(&self, batch: &mut Batch) -> Result<()> {
+        let Some((first_ns, first)) = batch.first else { return Ok(()) };
+        batch.rows.sort();
+        // A machine that slept in between may have packfiles that were removed meanwhile, as nobody knew what is in them.
+        let half_grace = self.repository.config.grace_seconds / 2;
+        let is_late = first.elapsed().is_ok_and(|time| time.as_secs() > half_grace);
+        if is_late {
+            self.say_what_is_gone(&batch.rows).await?;
         }
-        batch.sort();
         let writer = self.repository.writer.lock().writer;
         let r = &self.repository;
-        let (id, len) = states::write(&r.store, &r.keys, batch, writer, self.id, now_ns()).await?;
+        let listed = states::write(&r.store, &r.keys, &batch.rows, writer, self.id, now_ns()).await?;
+        if !is_late && listed.modified_ns - first_ns > half_grace as i64 * 1_000_000_000 {
+            self.say_what_is_gone(&batch.rows).await?;
+        }
         self.cancel.moved();
-        tracing::debug!(state = %id.short(), blobs = batch.blobs.len(), bytes = len, "stored");
-        self.added_bytes.fetch_add(len, Ordering::Relaxed);
-        let mut done = std::mem::take(batch);
-        done.states.push(id);
+        (batch.first, batch.since) = (None, Instant::now());
+        let mut done = std::mem::take(&mut batch.rows);
+        tracing::debug!(state = %listed.id.short(), blobs = done.blobs.len(), bytes = listed.len, "stored");
+        self.added_bytes.fetch_add(listed.len, Ordering::Relaxed);
+        done.states.push(listed.id);
         let ids: Vec<BlobId> = done.blobs.iter().map(|b| b.id).collect();
         let index = self.index();
         match blocking(move || index.with(done).map(Arc::new)).await {
@@ -290,6 +318,21 @@ impl Run {
             Err(e) => tracing::warn!(%e, "the local index was not extended; the next command does it"),
         }
         self.renew_lease().await
+    }
+
+    /// Says of packfiles that are not there any more, and of which a state is to tell, that they are gone.
+    async fn say_what_is_gone(&self, rows: &Rows) -> Result<()> {
+        let mut gone = Vec::new();
+        for p in &rows.packfiles {
+            match self.repository.store.stat(ObjectName::new(area_of(p.class), p.id)).await {
+                Err(e) if e.kind() == StoreErrorKind::NotFound => gone.push(p.id),
+                found => drop(found?),
+            }
+        }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.repository.remove(RemovalKind::Gone, gone, "a run that was late").await
     }
 
     async fn renew_lease(&self) -> Result<()> {
@@ -316,7 +359,7 @@ impl Run {
         }
         let written = {
             let mut batch = self.batch.lock().await;
-            self.write_state(&mut batch.0).await
+            self.write_state(&mut batch).await
         };
         if let Some(e) = self.failure.get() {
             return Err(e.clone().into());
@@ -338,9 +381,16 @@ impl Run {
     /// dead (its machine slept), so that maintenance may not have waited for it: then it is taken back. After [`Run::begin_anew`], and once it is sure that all that the
     /// snapshot needs is there, it can be committed again.
     pub async fn commit(&self, snapshot: &Snapshot) -> Result<Option<Snapshot>> {
+        let mut snapshot = snapshot.clone();
+        self.flush().await?;
+        snapshot.added_bytes = self.added_bytes();
+        Ok(self.commit_all(&[snapshot]).await?.and_then(|mut all| all.pop()))
+    }
+
+    /// The same for several snapshots: none of them counts, or all do.
+    pub async fn commit_all(&self, snapshots: &[Snapshot]) -> Result<Option<Vec<Snapshot>>> {
         self.flush().await?;
         self.check()?;
-        let mut snapshot = snapshot.clone();
         let repository = &self.repository;
         let half_grace = repository.config.grace_seconds as i64 / 2 * 1_000_000_000;
         // Before as well as after: one that dies right after the put has nobody to take it back.
@@ -355,32 +405,50 @@ impl Run {
         let state = repository.writer.lock().clone();
         let mut state = blocking(move || Ok(state.lock_and_reload())).await?;
         let (t0_ns, seen) = *self.since.lock();
-        state.data.sequence += 1;
-        snapshot.writer = state.data.writer;
-        snapshot.sequence = state.data.sequence;
-        snapshot.predecessor = state.data.last;
-        snapshot.seen = seen;
-        snapshot.run = self.id;
-        snapshot.added_bytes = self.added_bytes();
-        let (id, bytes, time_ns) = repository.put_small(Area::Snapshots, &snapshot.encode()).await?;
-        snapshot.id = id;
-        tracing::debug!(snapshot = %id.short(), "committed");
-        self.added_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let before = state.data.last;
+        let (mut committed, mut last_ns) = (Vec::new(), t0_ns);
+        for snapshot in snapshots {
+            state.data.sequence += 1;
+            let mut snapshot = Snapshot {
+                writer: state.data.writer,
+                sequence: state.data.sequence,
+                predecessor: state.data.last,
+                seen,
+                run: self.id,
+                ..snapshot.clone()
+            };
+            let (id, bytes, time_ns) = match repository.put_small(Area::Snapshots, &snapshot.encode()).await {
+                Ok(put) => put,
+                // Those before it are whole, and stay.
+                Err(e) => {
+                    state.data.save();
+                    *repository.writer.lock() = state.data.clone();
+                    return Err(e);
+                }
+            };
+            snapshot.id = id;
+            tracing::debug!(snapshot = %id.short(), "committed");
+            self.added_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            state.data.last = Some((id, *blake3::hash(&bytes).as_bytes()));
+            last_ns = time_ns;
+            committed.push(snapshot);
+        }
         // Looked at after the put: who takes the lease away from now on lists snapshots after that.
-        let late = time_ns - t0_ns > half_grace;
+        let late = last_ns - t0_ns > half_grace;
         if late || !self.is_counted_upon().await {
             let reason = if late { "after half the grace period" } else { "without a lease" };
-            repository.remove_snapshots(&[id], &format!("committed {reason}")).await?;
+            let ids: Vec<ObjectId> = committed.iter().map(|s| s.id).collect();
+            repository.remove_snapshots(&ids, &format!("committed {reason}")).await?;
+            state.data.last = before;
             state.data.save();
             *repository.writer.lock() = state.data.clone();
             return Ok(None);
         }
-        state.data.last = Some((id, *blake3::hash(&bytes).as_bytes()));
         state.data.save();
         *repository.writer.lock() = state.data.clone();
         drop(state);
         self.release().await;
-        Ok(Some(snapshot))
+        Ok(Some(committed))
     }
 
     /// Whether a lease of this run is still there; also if that cannot be told.
@@ -498,7 +566,7 @@ impl Framer {
                 .map(|slice| self.encoder.encode(&run.key, self.class, slice))
                 .collect();
             frames.last().into_iter().for_each(|f| self.learn(f));
-            return run.submit(self.class, Group { frames, blobs });
+            return run.submit(self.class, Group { frames, blobs, key: None });
         }
         if self.buffer.len() + clear.len() > self.frame_bytes || self.blobs.len() >= FRAME_BLOBS {
             self.flush(run)?;
@@ -530,6 +598,7 @@ impl Framer {
         let frame = self.encoder.encode(&run.key, self.class, &self.buffer);
         self.learn(&frame);
         self.buffer.clear();
-        run.submit(self.class, Group { frames: vec![frame], blobs: std::mem::take(&mut self.blobs) })
+        let blobs = std::mem::take(&mut self.blobs);
+        run.submit(self.class, Group { frames: vec![frame], blobs, key: None })
     }
 }

@@ -1,4 +1,4 @@
-//! Histories of backups, removals, maintenance and time, with interruptions, slow runs and listings that lag, against a
+//! Histories of backups, removals, copies, maintenance and time, with interruptions, slow runs and listings that lag, against a
 //! model: what should be there is there, whole, whatever happened. And the promises of single steps.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use super::*;
 use crate::monitor::Silent;
 use crate::ops::backup::BackupReport;
 use crate::ops::check::{Depth, Scope, check};
+use crate::ops::sync::sync;
 use crate::repository::Repository;
 use crate::storage::memory::MemoryStore;
 use crate::storage::{PutObject, Store, StoreError};
@@ -152,6 +153,9 @@ struct History {
     /// Deleted, and when by the store's clock.
     deleted: HashMap<ObjectId, (Files, i64)>,
     slow: Option<Slow>,
+    /// Another store, and what was backed up into it.
+    other: MemoryStore,
+    elsewhere: HashMap<ObjectId, Files>,
     log: Vec<String>,
 }
 
@@ -159,6 +163,9 @@ impl History {
     async fn new(seed: u64, lag: Duration) -> Self {
         let store = MemoryStore::new();
         let plain: Arc<dyn Store> = Arc::new(store.clone());
+        new_store(&plain).await.unwrap();
+        let other = MemoryStore::new();
+        let plain: Arc<dyn Store> = Arc::new(other.clone());
         new_store(&plain).await.unwrap();
         let mut h = Self {
             dice: Dice(seed),
@@ -171,6 +178,8 @@ impl History {
             live: HashMap::new(),
             deleted: HashMap::new(),
             slow: None,
+            other,
+            elsewhere: HashMap::new(),
             log: Vec::new(),
         };
         for _ in 0..12 {
@@ -265,7 +274,8 @@ impl History {
             if !self.live.contains_key(&s.id) {
                 let found = files_in(&repository, s).await;
                 let is_slow = slow.as_ref() == Some(&found);
-                assert!(found == *files || is_slow, "{:?}", self.log);
+                let is_copy = s.original.is_some_and(|(_, id)| self.elsewhere.get(&id) == Some(&found));
+                assert!(found == *files || is_slow || is_copy, "{:?}", self.log);
                 if let Some(slow) = self.slow.as_mut().filter(|_| is_slow) {
                     slow.seen.insert(s.id);
                     self.log.push(format!("slow was {}", s.id.short()));
@@ -273,6 +283,44 @@ impl History {
                 self.live.insert(s.id, found);
             }
         }
+    }
+
+    /// Copies what another store has, and then to it; with interruptions.
+    async fn copy(&mut self) {
+        let other: Arc<dyn Store> = Arc::new(self.other.clone());
+        let peer = self.open(other).await.unwrap();
+        if self.dice.roll(2) == 0 {
+            self.change();
+            let done = back_up(&peer, &self.source).await.unwrap();
+            self.elsewhere.insert(done.snapshot.id, self.files());
+        }
+        let seen: Arc<dyn Store> = Arc::new(self.seen(-1));
+        let calls = (self.dice.roll(2) == 0).then(|| self.dice.roll(100) as i64);
+        let store = calls.map_or(seen.clone(), |calls| Arc::new(FaultyStore::new(seen, calls)));
+        let Ok(own) = self.open_alone(store).await else { return };
+        for (from, to) in [(&peer, &own), (&own, &peer)] {
+            let Ok(catalog) = from.refresh_catalog().await else { continue };
+            let natives: Vec<_> =
+                catalog.snapshots.iter().filter(|s| s.original.is_none()).cloned().collect();
+            if from.refresh_index().await.is_err() {
+                continue;
+            }
+            match sync(from, to, &natives, "host", Arc::new(Silent), Cancel::default()).await {
+                Ok(report) => {
+                    assert!(calls.is_some() || report.failed.is_empty(), "{report:?} {:?}", self.log);
+                }
+                Err(Error::InUse { .. }) => {}
+                Err(e) => assert!(calls.is_some(), "{} {:?}", report(&e), self.log),
+            }
+        }
+        for s in &peer.refresh_catalog().await.unwrap().snapshots {
+            if let Some(files) = s.original.and_then(|(_, id)| self.live.get(&id)) {
+                let found = files_in(&peer, s).await;
+                assert!(found == *files, "{:?}: {:?}", differences(&found, files), self.log);
+            }
+        }
+        let files = self.files();
+        self.learn(&files).await;
     }
 
     /// Begins one that waits in the middle, or goes on with the one that does.
@@ -364,7 +412,7 @@ impl History {
     }
 
     async fn step(&mut self) {
-        let kind = self.dice.roll(20);
+        let kind = self.dice.roll(22);
         self.log.push(format!("{kind}"));
         match kind {
             0..4 => self.back_up().await,
@@ -389,6 +437,7 @@ impl History {
                 // Interrupted or not, it may have begun to delete.
                 self.deleted.clear();
             }
+            19..21 => self.copy().await,
             _ => {
                 let seen: Arc<dyn Store> = Arc::new(self.seen(-1));
                 let (one, other) = (self.open_alone(seen.clone()).await, self.open_alone(seen).await);
