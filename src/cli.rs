@@ -96,6 +96,7 @@ pub(crate) enum Command {
     Undelete(commands::undelete::UndeleteArgs),
     Maintenance(commands::maintenance::MaintenanceArgs),
     Sync(Box<commands::sync::SyncArgs>),
+    Ptar(commands::ptar::PtarArgs),
     Pin(commands::pin::PinArgs),
     Unpin(commands::pin::UnpinArgs),
     Tag(commands::tag::TagArgs),

@@ -15,6 +15,7 @@ pub(crate) mod named;
 pub(crate) mod pin;
 pub(crate) mod policy;
 pub(crate) mod prune;
+pub(crate) mod ptar;
 pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod rm;
@@ -69,6 +70,7 @@ pub(crate) async fn run(context: &AppContext, command: Command) -> anyhow::Resul
         Command::Umount(args) => Box::pin(umount::run(context, args)).await,
         Command::Repair(args) => Box::pin(repair::run(context, args)).await,
         Command::Prune(args) => Box::pin(prune::run(context, *args)).await,
+        Command::Ptar(args) => Box::pin(ptar::run(context, args)).await,
         Command::Rm(args) => Box::pin(rm::run(context, *args)).await,
         Command::Maintenance(args) => Box::pin(maintenance::run(context, args)).await,
         Command::Undelete(args) => Box::pin(undelete::run(context, args)).await,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use plakar_connectors::fs::FsStore;
+use plakar_connectors::ptar::PtarStore;
 use plakar_engine::cache::LocalDirs;
 use plakar_engine::error::{Error, ErrorKind};
 use plakar_engine::keyslot::UserSecret;
@@ -103,7 +104,11 @@ impl AppContext {
     /// A store at a place; it need not exist.
     pub(crate) fn store_at(&self, place: &Place) -> anyhow::Result<Arc<dyn Store>> {
         let path = location::local(&place.location, &self.env)?;
-        Ok(Arc::new(RetryingStore::new(Arc::new(FsStore::new(path)))))
+        let store: Arc<dyn Store> = match PtarStore::is_one(&path) {
+            true => Arc::new(PtarStore::new(path)),
+            false => Arc::new(FsStore::new(path)),
+        };
+        Ok(Arc::new(RetryingStore::new(store)))
     }
 
     /// Where the store is that is meant, and what is configured for it.
@@ -207,15 +212,19 @@ impl AppContext {
     ) -> anyhow::Result<Arc<Repository>> {
         let place = self.place(name, Section::Store)?;
         let store = self.store_at(&place)?;
-        let probe = Probe::read(&store).await.map_err(|e| opening(e, store.as_ref()))?;
-        let mut secret = match given {
+        let mut probe = Probe::read(&store).await.map_err(|e| opening(e, store.as_ref()))?;
+        let given = match given {
             Some(given) => Some(given),
             None => secret::of_place(self, &place)?.filter(|_| probe.needs_secret()),
         };
-        if secret.is_none() && probe.needs_secret() {
-            secret = other.filter(|other| probe.slot_of(other).is_some());
+        if given.is_none() && other.is_some() && probe.needs_secret() {
+            match self.open_probed(store.clone(), probe, other).await {
+                Err(e) if e.downcast_ref().is_some_and(|e: &Error| e.kind() == ErrorKind::WrongSecret) => {}
+                opened => return Ok(opened?.0),
+            }
+            probe = Probe::read(&store).await.map_err(|e| opening(e, store.as_ref()))?;
         }
-        Ok(self.open_probed(store, probe, secret).await?.0)
+        Ok(self.open_probed(store, probe, given).await?.0)
     }
 
     async fn open_probed(
@@ -235,7 +244,7 @@ impl AppContext {
                 Err(e) => e,
             })?
         };
-        for notice in repository.0.notices() {
+        for notice in store.notice().iter().chain(repository.0.notices()) {
             if !self.globals.silent {
                 screen::event("notice", &format!("warning: {notice}"));
             }

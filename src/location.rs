@@ -1,4 +1,4 @@
-//! Places as they are typed: `PATH`, `fs:PATH`, `fs://PATH`, and later others; `@NAME` and `@NAME:PATH` for what is
+//! Places as they are typed: `PATH`, `fs:PATH`, `fs://PATH`, `ptar:FILE`, and later others; `@NAME` and `@NAME:PATH` for what is
 //! configured under a name.
 
 use std::ffi::{OsStr, OsString};
@@ -75,7 +75,7 @@ fn with_path(location: &[u8], path: &[u8]) -> Vec<u8> {
 
 /// The options that places of a kind take; `None` where this version knows nothing of the kind.
 pub(crate) fn known_options(location: &OsStr, section: Section) -> Option<Vec<String>> {
-    let is_local = scheme(location.as_bytes()).is_none_or(|(scheme, _)| scheme == b"fs");
+    let is_local = scheme(location.as_bytes()).is_none_or(|(scheme, _)| scheme == b"fs" || scheme == b"ptar");
     let mut known = vec!["location".to_owned()];
     match section {
         Section::Store => known.extend(secret::option_names()),
@@ -106,7 +106,7 @@ pub(crate) fn local(text: &OsStr, env: &Env) -> Result<PathBuf, Failure> {
         return Err(Failure::usage("an empty word is no place", None));
     }
     let Some((scheme, rest)) = scheme(bytes) else { return Ok(PathBuf::from(text)) };
-    if scheme != b"fs" {
+    if scheme != b"fs" && scheme != b"ptar" {
         let scheme = String::from_utf8_lossy(scheme);
         return Err(Failure::new(format!("cannot use {}: this version knows no {scheme}", text.to_string_lossy()))
             .with_code(crate::ExitCode::NoStore)
@@ -122,7 +122,7 @@ pub(crate) fn local(text: &OsStr, env: &Env) -> Result<PathBuf, Failure> {
         return Ok(home(env)?.join(OsStr::from_bytes(below)));
     }
     if rest.is_empty() {
-        return Err(Failure::usage("fs: needs a path behind it", None));
+        return Err(Failure::usage("a scheme needs a path behind it", None));
     }
     Ok(PathBuf::from(OsString::from_vec(rest.to_vec())))
 }

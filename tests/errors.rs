@@ -526,7 +526,7 @@ fn what_other_programs_say_is_understood() {
         (&["ls", "-R"], "-recursive"),
         (&["ls", "-q"], "-quiet"),
         (&["ls", "-l"], "anyway"),
-        (&["help", "sync"], "not in this version yet"),
+        (&["help", "archive"], "not in this version yet"),
     ] {
         sandbox.run(words).ends_with(2).says(&[hint]);
     }

@@ -29,7 +29,7 @@ const OWNED: [(&str, &str); 12] = [
 ];
 
 /// The engine's modules, each using only those before it.
-const RINGS: [&str; 31] = [
+const RINGS: [&str; 32] = [
     "id",
     "wire",
     "crypto",
@@ -38,6 +38,7 @@ const RINGS: [&str; 31] = [
     "moment",
     "retention",
     "storage",
+    "ptar",
     "object",
     "config",
     "keyslot",

@@ -23,6 +23,7 @@ mod mounted;
 mod named;
 mod output;
 mod posix;
+mod ptar;
 mod retention;
 mod roundtrip;
 mod served;

@@ -226,6 +226,7 @@ fn every_command_answers_in_json() {
         &["policy", "add", "p", "per-day=1"],
         &["policy", "test", "-every", "1d", "p"],
         &["prune", "-policy", "p"],
+        &["ptar", "-o", "x.ptar", "source"],
         &["sync", "-dry-run", "to", "new"],
         &["sync", "-check", "to", "new"],
         &["key", "ls"],

@@ -81,6 +81,7 @@ pub mod monitor;
 pub mod object;
 pub mod ops;
 pub mod packfile;
+pub mod ptar;
 pub mod removal;
 pub mod repository;
 pub mod retention;

@@ -216,6 +216,16 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The local directory that holds it, if there is one: a mount refuses to cover it.
     fn local_path(&self) -> Option<&Path>;
 
+    /// What whoever has opened it should know: that it is not whole, and how much of it can be used.
+    fn notice(&self) -> Option<String> {
+        None
+    }
+
+    /// What is damaged of the place itself, beside the objects in it, which are checked by who knows them.
+    async fn faults(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// Makes the place ready for a new store.
     ///
     /// Fails with `AlreadyExists` when it holds anything, with `Unusable` when it cannot be one.

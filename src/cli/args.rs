@@ -12,9 +12,9 @@ use crate::report::Failure;
 use crate::text::{nearest, shell_word};
 
 /// Commands of Plakar that are still to come.
-const LATER: [&str; 14] = [
-    "archive", "diag", "diff", "digest", "dup", "locate", "login", "logout", "pkg", "ptar", "server",
-    "service", "token", "ui",
+const LATER: [&str; 13] = [
+    "archive", "diag", "diff", "digest", "dup", "locate", "login", "logout", "pkg", "server", "service",
+    "token", "ui",
 ];
 
 /// What other programs call commands, and what that is here.

@@ -368,8 +368,6 @@ fn describe(context: &AppContext, args: &BackupArgs, source: &dyn Importer) -> a
     let mut tags: Vec<String> = tags.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect();
     let mut seen = std::collections::HashSet::new();
     tags.retain(|t| seen.insert(t.clone()));
-    let uid = rustix::process::getuid().as_raw();
-    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
     Ok(Description {
         time_ns: args.force_timestamp.unwrap_or(0),
         name: args.name.clone(),
@@ -378,6 +376,15 @@ fn describe(context: &AppContext, args: &BackupArgs, source: &dyn Importer) -> a
         perimeter: args.perimeter.clone(),
         job: args.job.clone(),
         tags,
+        ..description(context, source)
+    })
+}
+
+/// What a snapshot that is made here says of how it was made.
+pub(crate) fn description(context: &AppContext, source: &dyn Importer) -> Description {
+    let uid = rustix::process::getuid().as_raw();
+    let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    Description {
         host: super::host_name(),
         user: source.user_name(uid).unwrap_or_else(|| uid.to_string()),
         system: std::env::consts::OS.into(),
@@ -385,7 +392,8 @@ fn describe(context: &AppContext, args: &BackupArgs, source: &dyn Importer) -> a
         machine: machine.trim().into(),
         command_line: context.command_line.clone(),
         client: CLIENT.into(),
-    })
+        ..Description::default()
+    }
 }
 
 fn summarize(

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use super::check::{Depth, Scope, check};
+use super::reach::Reach;
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::importer::Importer;
@@ -171,12 +171,17 @@ async fn commit(run: &Arc<Run>, snapshot: Snapshot, cancel: &Cancel) -> Result<S
             "the backup took longer than half the grace period; all that it needs is looked up again"
         );
         run.begin_anew().await?;
-        let whole = [(Arc::new(snapshot.clone()), b"/".to_vec())];
-        let silent = Arc::new(crate::monitor::Silent);
-        let looked =
-            check(run.repository(), &whole, Depth::Fast, Scope::Trees, silent, cancel.clone()).await?;
-        if looked.found > 0 {
-            return Err(Error::Late { missing: looked.found });
+        let repository = run.repository();
+        let reach = Reach {
+            repository: repository.clone(),
+            index: repository.index().await?,
+            catalog: repository.catalog().await?,
+            cancel: cancel.clone(),
+        };
+        // That it can be read now is not enough: what is condemned will be deleted.
+        let missing = Box::pin(reach.unsound(&snapshot)).await?;
+        if missing > 0 {
+            return Err(Error::Late { missing });
         }
     }
     Err(Error::Late { missing: 0 })

@@ -191,6 +191,8 @@ impl Check {
         let mut problems: Vec<(String, String)> = Vec::new();
         let notices = repository.notices().iter();
         problems.extend(notices.map(|n| ("the store's keys".to_owned(), n.clone())));
+        let faults = repository.store().faults().await?;
+        problems.extend(faults.into_iter().map(|fault| (repository.store().location(), fault)));
         problems
             .extend(repository.unreadable_states().into_iter().map(|(id, e)| (format!("states/{id}"), e)));
         let broken = self.catalog.broken.iter();

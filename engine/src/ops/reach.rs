@@ -12,6 +12,7 @@ use crate::id::BlobId;
 use crate::repository::catalog::Catalog;
 use crate::repository::reader::Origin;
 use crate::repository::{Index, Marks, Repository, Row};
+use crate::snapshot::Snapshot;
 use crate::tree::references;
 use crate::vfs::damaged_tree;
 
@@ -34,6 +35,44 @@ impl Reach {
     /// `MissingBlob`.
     pub(super) fn row(&self, id: &BlobId) -> Result<Row> {
         self.index.row(id, &self.catalog.removals)?.ok_or_else(|| missing(id))
+    }
+
+    /// How many blobs that a snapshot leads to have no place that may be relied on: they stand nowhere, or only in packfiles that
+    /// are condemned or gone. If some have none, those that only they lead to are not counted.
+    ///
+    /// # Errors
+    /// Metadata cannot be read.
+    pub(super) async fn unsound(&self, snapshot: &Snapshot) -> Result<u64> {
+        let mut seen = self.index.marks();
+        let mut level = self.index.marks();
+        let mut unsound = 0;
+        let is_sound = |id: &BlobId| self.index.is_known(id, &self.catalog.removals);
+        for id in snapshot.tops() {
+            match self.index.row(&id, &self.catalog.removals)? {
+                Some(row) if is_sound(&id) => drop(level.mark(row)),
+                _ => unsound += 1,
+            }
+        }
+        while unsound == 0 && !level.is_empty() {
+            let mut next = self.index.marks();
+            let tell = |found: Vec<Named>| {
+                for (class, id, row) in found {
+                    match row {
+                        Some(row) if !seen.mark(row) => {}
+                        Some(row) if is_sound(&id) => {
+                            if class == Class::Meta {
+                                next.mark(row);
+                            }
+                        }
+                        _ => unsound += 1,
+                    }
+                }
+                Ok(())
+            };
+            self.led_to(&level, tell).await?;
+            level = next;
+        }
+        Ok(unsound)
     }
 
     /// Reads marked metadata, and tells all that it names.

@@ -77,6 +77,14 @@ impl Store for RetryingStore {
         self.below.local_path()
     }
 
+    fn notice(&self) -> Option<String> {
+        self.below.notice()
+    }
+
+    async fn faults(&self) -> Result<Vec<String>, StoreError> {
+        self.below.faults().await
+    }
+
     async fn prepare(&self) -> Result<(), StoreError> {
         self.below.prepare().await
     }

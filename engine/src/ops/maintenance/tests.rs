@@ -606,6 +606,37 @@ async fn a_run_that_was_taken_for_dead_looks_again_at_what_it_needs() {
 }
 
 #[tokio::test]
+async fn a_late_run_does_not_rely_on_what_is_condemned() {
+    let (store, _local, repository) = prepared().await;
+    let tree = Fixture::directory([("f", Fixture::noise(50_000, 1))]);
+    let first = back_up(&repository, &tree).await.unwrap().snapshot;
+    let slow = Seen::new(&store, Duration::ZERO, 1);
+    let other = tempfile::tempdir().unwrap();
+    let seen: Arc<dyn Store> = Arc::new(slow.clone());
+    let asleep = open(&seen, &local_dirs(other.path())).await.unwrap();
+    let source = tree.clone();
+    let running = tokio::spawn(async move { back_up(&asleep, &source).await });
+    slow.waits.notified().await;
+    repository.remove_snapshots(&[first.id], "").await.unwrap();
+    store.pass(DAY * (GRACE_DAYS + 1));
+    let none = MaintenanceOptions::default();
+    let report = maintain(&repository, "elsewhere", none, Arc::new(Silent), Cancel::default()).await.unwrap();
+    // It is there, and can be read; a week later it is not.
+    assert!(report.condemned.count > 0 && report.deleted.count == 0, "{report:?}");
+    slow.go_on.notify_one();
+    let late = running.await.unwrap();
+    assert!(matches!(late, Err(Error::Late { missing: 1.. })), "{late:?}");
+    let snapshot = back_up(&repository, &tree).await.unwrap().snapshot;
+    store.pass(DAY * (GRACE_DAYS + 1));
+    for _ in 0..2 {
+        maintain(&repository, "elsewhere", none, Arc::new(Silent), Cancel::default()).await.unwrap();
+    }
+    repository.refresh_index().await.unwrap();
+    let files = files_in(&repository, &snapshot).await;
+    assert_eq!(files.values().map(Vec::len).collect::<Vec<_>>(), [50_000]);
+}
+
+#[tokio::test]
 async fn nothing_goes_while_it_is_not_known_what_is_needed() {
     let (store, _local, repository) = prepared().await;
     let tree = |seed| Fixture::directory([("f", Fixture::noise(50_000, seed))]);
