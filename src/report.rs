@@ -263,7 +263,7 @@ fn store_hint(whole: &anyhow::Error, at: &str) -> Option<String> {
     Some(hint.into())
 }
 
-fn store_error(e: &Error) -> Option<&StoreError> {
+pub(crate) fn store_error(e: &Error) -> Option<&StoreError> {
     match e {
         Error::Store(e) => Some(e),
         Error::Shared(e) => store_error(e),

@@ -112,7 +112,7 @@ fn it_goes_through_a_pipe() {
     command.stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
     let full = Outcome::of(&mut command);
     assert_ne!(full.code, Some(0));
-    full.says(&["No space left"]);
+    full.says(&["No space left", "make room, and run it again"]);
 }
 
 #[test]

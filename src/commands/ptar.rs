@@ -15,7 +15,7 @@ use plakar_engine::importer::Importer;
 use plakar_engine::ops::backup::{BackupOptions, Parent, backup};
 use plakar_engine::ops::sync::sync;
 use plakar_engine::repository::{self, CreateOptions, Probe, Repository};
-use plakar_engine::storage::Store;
+use plakar_engine::storage::{Store, StoreErrorKind};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
@@ -101,7 +101,8 @@ pub(crate) async fn run(context: &AppContext, args: PtarArgs) -> anyhow::Result<
     let writer = writer(&args, &mut target)?;
     let store: Arc<dyn Store> = Arc::new(writer.clone());
     let options = CreateOptions { no_compression: args.no_compression, ..CreateOptions::default() };
-    repository::create(&store, secret.as_ref(), &options).await?;
+    let failed = |e: Error| failure(&args, e);
+    repository::create(&store, secret.as_ref(), &options).await.map_err(failed)?;
     // What is known here of a ptar that is being written is of no use later.
     let local = tempfile::tempdir().context("cannot make a temporary directory")?;
     let dirs = LocalDirs { cache: local.path().join("cache"), state: local.path().join("state") };
@@ -116,13 +117,8 @@ pub(crate) async fn run(context: &AppContext, args: PtarArgs) -> anyhow::Result<
     let progress = Progress::begin(context, "ptar", bar, false);
     let done = Box::pin(fill(&repository, &peers, source, context, &progress, &cancel)).await;
     progress.end();
-    let (snapshots, errors, code) = done.map_err(|e| match e.kind() {
-        ErrorKind::Cancelled => Failure::new("stopped before the ptar was whole: there is none")
-            .with_code(ExitCode::Interrupted)
-            .into(),
-        _ => anyhow::Error::new(e).context(format!("cannot write {}", shown(&args.output))),
-    })?;
-    let bytes = writer.finish().await.map_err(Error::from)?;
+    let (snapshots, errors, code) = done.map_err(failed)?;
+    let bytes = writer.finish().await.map_err(|e| failed(e.into()))?;
     if let Target::File(file, path) = target {
         let what = || format!("cannot write {}", path.display());
         file.as_file().sync_all().with_context(what)?;
@@ -133,6 +129,20 @@ pub(crate) async fn run(context: &AppContext, args: PtarArgs) -> anyhow::Result<
     }
     summarize(context, &args, snapshots, errors, bytes, &progress)?;
     Ok(code)
+}
+
+fn failure(args: &PtarArgs, e: Error) -> anyhow::Error {
+    let file = shown(&args.output);
+    let is_full = report::store_error(&e).is_some_and(|e| e.kind() == StoreErrorKind::NoSpace);
+    match e.kind() {
+        ErrorKind::Cancelled => Failure::new("stopped before the ptar was whole: there is none")
+            .with_code(ExitCode::Interrupted)
+            .into(),
+        _ if is_full => Failure::new(format!("cannot write {file}: {}", plakar_engine::error::report(&e)))
+            .with_hint("a ptar is written in one go: make room, and run it again")
+            .into(),
+        _ => anyhow::Error::new(e).context(format!("cannot write {file}")),
+    }
 }
 
 fn shown(path: &OsStr) -> String {
@@ -184,7 +194,7 @@ fn writer(args: &PtarArgs, target: &mut Target) -> anyhow::Result<PtarWriter> {
             (Box::new(again()?), Some(again()?))
         }
     };
-    Ok(PtarWriter::begin(location, out, back).map_err(Error::from)?)
+    PtarWriter::begin(location, out, back).map_err(|e| failure(args, e.into()))
 }
 
 /// Copies stores and backs places up; how many snapshots there are, how many errors, and the exit code.
