@@ -10,8 +10,8 @@ use crate::exit_code::ExitCode;
 /// The widest a page gets: longer lines are hard to read.
 const MAX_WIDTH: usize = 100;
 /// Commands that nobody needs at first: the short overview, which fits on any screen, leaves them to the long one.
-const LATER: [&str; 9] =
-    ["repair", "undelete", "pin", "unpin", "source", "destination", "policy", "ptar", "version"];
+const LATER: [&str; 10] =
+    ["repair", "undelete", "pin", "unpin", "describe", "source", "destination", "policy", "ptar", "version"];
 
 /// Looks a command up by its words.
 fn find(path: &[String]) -> Option<Command> {
