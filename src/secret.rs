@@ -222,8 +222,22 @@ pub(crate) fn ask_new(what: &str, weak_allowed: bool) -> anyhow::Result<UserSecr
     Err(Failure::new("no passphrase after five tries").into())
 }
 
+/// The secret of something new: the given one, with a word if it is weak, or one that is asked for.
+pub(crate) fn for_new(
+    context: &AppContext,
+    given: Option<UserSecret>,
+    what: &str,
+    weak_allowed: bool,
+) -> anyhow::Result<UserSecret> {
+    let Some(secret) = given else { return ask_new(what, weak_allowed) };
+    if !weak_allowed && !context.globals.silent {
+        warn_if_weak(&secret);
+    }
+    Ok(secret)
+}
+
 /// Warns of a weak passphrase that nobody can be asked about.
-pub(crate) fn warn_if_weak(secret: &UserSecret) {
+fn warn_if_weak(secret: &UserSecret) {
     let UserSecret::Passphrase(bytes) = secret else { return };
     let bits = bits(&String::from_utf8_lossy(bytes));
     if bits < ENOUGH_BITS {

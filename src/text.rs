@@ -8,6 +8,11 @@ use plakar_engine::meta::{Kind, Metadata};
 use plakar_mount::words::is_hidden;
 pub(crate) use plakar_mount::words::{count, counted, size};
 
+/// `without errors`, `with 3 errors`.
+pub(crate) fn with_errors(n: u64) -> String {
+    if n == 0 { "without errors".into() } else { format!("with {}", counted(n, "error")) }
+}
+
 /// Reads a size as people give it: `96MiB`, `1G`, `1.5 GiB`, `65536`.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no size: give bytes, or a number with KiB, MiB, GiB or TiB");

@@ -330,6 +330,11 @@ fn source(context: &AppContext, args: &BackupArgs) -> anyhow::Result<Arc<dyn Imp
             ));
         }
     }
+    files(paths, options)
+}
+
+/// Files of this machine as a source.
+pub(crate) fn files(paths: Vec<PathBuf>, options: FsImportOptions) -> anyhow::Result<Arc<dyn Importer>> {
     match FsImporter::new(paths, options) {
         Ok(source) => Ok(Arc::new(source)),
         // It names the path that it is about.
@@ -436,10 +441,7 @@ fn summarize(
 /// `1093df0c: backup completed without errors in 28.7ms (in: 1.2 MiB, out: 20.1 KiB): 12 of 1,234 files read, 1.0 GiB in all`
 fn sentence(report: &BackupReport, took: &str) -> String {
     let s = &report.snapshot;
-    let errors = match report.errors {
-        0 => "without errors".to_owned(),
-        n => format!("with {}", text::counted(n, "error")),
-    };
+    let errors = text::with_errors(report.errors);
     format!(
         "{}: backup completed {errors} in {took} (in: {}, out: {}): {} of {} read, {} in all",
         s.id.short(),

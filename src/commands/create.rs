@@ -73,21 +73,10 @@ pub(crate) async fn run(context: &AppContext, args: CreateArgs) -> anyhow::Resul
     {
         FsStore::share(path).with_context(|| format!("cannot share {} with its group", path.display()))?;
     }
-    let mut typed = false;
+    let typed = given.is_none() && !args.plaintext;
     let secret = match args.plaintext {
         true => None,
-        false => Some(match given {
-            Some(secret) => {
-                if !args.weak_passphrase && !context.globals.silent {
-                    secret::warn_if_weak(&secret);
-                }
-                secret
-            }
-            None => {
-                typed = true;
-                secret::ask_new("the new store", args.weak_passphrase)?
-            }
-        }),
+        false => Some(secret::for_new(context, given, "the new store", args.weak_passphrase)?),
     };
     let (no_compression, label) = (args.no_compression, args.label);
     let options = CreateOptions { no_compression, label, keys_of, ..CreateOptions::default() };

@@ -169,11 +169,8 @@ fn new_secret(context: &AppContext, new: &New) -> anyhow::Result<UserSecret> {
         return Ok(secret);
     }
     if let Some(file) = &new.new_passphrase_file {
-        let secret = secret::from_file(file)?;
-        if !new.weak_passphrase && !context.globals.silent {
-            secret::warn_if_weak(&secret);
-        }
-        return Ok(secret);
+        let given = Some(secret::from_file(file)?);
+        return secret::for_new(context, given, "the new key", new.weak_passphrase);
     }
     if !secret::can_ask() {
         let failure = Failure::new("a new passphrase is needed, and there is no terminal to ask");

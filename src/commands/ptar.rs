@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
-use plakar_connectors::fs::{FsImportOptions, FsImporter};
+use plakar_connectors::fs::FsImportOptions;
 use plakar_connectors::ptar::PtarWriter;
 use plakar_engine::cache::LocalDirs;
 use plakar_engine::cancel::Cancel;
@@ -19,7 +19,7 @@ use plakar_engine::storage::{Store, StoreErrorKind};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
-use super::backup::description;
+use super::backup::{description, files};
 use crate::context::AppContext;
 use crate::exit_code::ExitCode;
 use crate::progress::{Bar, Progress};
@@ -88,15 +88,9 @@ pub(crate) async fn run(context: &AppContext, args: PtarArgs) -> anyhow::Result<
     for store in &args.stores {
         peers.push(context.open_peer(store, None, given.clone()).await?);
     }
-    let secret = match given {
-        _ if args.plaintext => None,
-        Some(secret) => {
-            if !args.weak_passphrase && !context.globals.silent {
-                secret::warn_if_weak(&secret);
-            }
-            Some(secret)
-        }
-        None => Some(secret::ask_new("the new ptar", args.weak_passphrase)?),
+    let secret = match args.plaintext {
+        true => None,
+        false => Some(secret::for_new(context, given, "the new ptar", args.weak_passphrase)?),
     };
     let writer = writer(&args, &mut target)?;
     let store: Arc<dyn Store> = Arc::new(writer.clone());
@@ -107,11 +101,7 @@ pub(crate) async fn run(context: &AppContext, args: PtarArgs) -> anyhow::Result<
     let local = tempfile::tempdir().context("cannot make a temporary directory")?;
     let dirs = LocalDirs { cache: local.path().join("cache"), state: local.path().join("state") };
     let probe = Probe::read(&store).await?;
-    let (repository, _) = Box::pin(async {
-        let opened = Repository::open(store.clone(), probe, secret, &dirs).await?;
-        Ok::<_, Error>((opened, ()))
-    })
-    .await?;
+    let repository = Box::pin(Repository::open(store, probe, secret, &dirs)).await?;
     let cancel = super::cancel_on_signals("nothing is kept")?;
     let bar = if args.no_progress { Bar::Unwanted } else { Bar::Wanted };
     let progress = Progress::begin(context, "ptar", bar, false);
@@ -160,12 +150,7 @@ fn source(context: &AppContext, args: &PtarArgs) -> anyhow::Result<Option<Arc<dy
     if paths.is_empty() {
         return Ok(None);
     }
-    match FsImporter::new(paths, FsImportOptions { one_file_system: false, xattrs: true }) {
-        Ok(source) => Ok(Some(Arc::new(source))),
-        Err(e) => Err(Failure::new(format!("cannot back up {}", report::tidy(&e.to_string())))
-            .with_hint("every path that is named must exist")
-            .into()),
-    }
+    files(paths, FsImportOptions { one_file_system: false, xattrs: true }).map(Some)
 }
 
 fn target(args: &PtarArgs) -> anyhow::Result<Target> {
@@ -212,12 +197,8 @@ async fn fill(
         let host = super::host_name();
         let done = sync(peer, repository, &catalog.snapshots, &host, progress.clone(), cancel.clone());
         let report = Box::pin(done).await?;
-        for (id, reason) in &report.failed {
-            screen::event("error", &format!("error: snapshot {} was not copied: {reason}", id.short()));
-            code = ExitCode::Damaged;
-        }
-        if !catalog.broken.is_empty() {
-            super::report_broken(context, &catalog);
+        super::sync::tell_failed(&report);
+        if super::report_broken(context, &catalog) || !report.failed.is_empty() {
             code = ExitCode::Damaged;
         }
         snapshots += report.copied.len() as u64;
@@ -258,11 +239,7 @@ fn summarize(
         .to_string(),
         false => format!(
             "ptar completed {} in {}: {} in {to}, {}",
-            if errors == 0 {
-                "without errors".to_owned()
-            } else {
-                format!("with {}", text::counted(errors, "error"))
-            },
+            text::with_errors(errors),
             text::duration(progress.elapsed()),
             text::counted(snapshots, "snapshot"),
             text::size(bytes)

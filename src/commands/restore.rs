@@ -164,10 +164,7 @@ fn free_name(name: &str) -> PathBuf {
 
 /// `restore completed without errors in 1.2s to ./x: 1,234 files, 56 directories, 3 others, 1.0 GiB`
 fn sentence(r: &RestoreReport, took: &str, target: &str) -> String {
-    let errors = match r.errors {
-        0 => "without errors".to_owned(),
-        n => format!("with {}", text::counted(n, "error")),
-    };
+    let errors = text::with_errors(r.errors);
     let mut counts = vec![text::counted(r.files, "file"), text::counted(r.directories, "directory")];
     if r.others > 0 {
         counts.push(text::counted(r.others, "other"));

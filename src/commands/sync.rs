@@ -7,7 +7,7 @@ use std::sync::Arc;
 use plakar_engine::cancel::Cancel;
 use plakar_engine::error::{Error, ErrorKind};
 use plakar_engine::ops::check::{Depth, Scope, check};
-use plakar_engine::ops::sync::{SyncReport, sync};
+use plakar_engine::ops::sync::{SyncReport, missing, sync};
 use plakar_engine::repository::Repository;
 use plakar_engine::select::Filter;
 use plakar_engine::snapshot::Snapshot;
@@ -145,10 +145,7 @@ async fn one_way(
             .into(),
         _ => anyhow::Error::new(e).context(format!("the sync to {} failed", to.store().location())),
     })?;
-    for (id, reason) in &report.failed {
-        let text = format!("error: snapshot {} was not copied: {reason}", id.short());
-        screen::event("error", &text);
-    }
+    tell_failed(&report);
     show(context, args, &report, from, to, &progress)?;
     let damaged = broken || !report.failed.is_empty();
     let mut code = if damaged { ExitCode::Damaged } else { ExitCode::Ok };
@@ -165,23 +162,18 @@ async fn one_way(
     Ok(code)
 }
 
-/// What would be copied: as if it had been, by the names that there are.
-async fn foresee(
-    from: &Arc<Repository>,
-    to: &Arc<Repository>,
-    chosen: &[Arc<Snapshot>],
-) -> Result<SyncReport, Error> {
-    let there = to.catalog().await?;
-    let (store, other) = (from.config().store, to.config().store);
-    let has = |s: &Snapshot| there.snapshots.iter().any(|t| t.identity(other) == s.identity(store));
-    let mut report = SyncReport::default();
-    for s in chosen.iter().rev() {
-        match has(s) {
-            true => report.present += 1,
-            false => report.copied.push((s.id, (**s).clone())),
-        }
+/// What would be copied, as if it had been.
+async fn foresee(from: &Repository, to: &Repository, chosen: &[Arc<Snapshot>]) -> Result<SyncReport, Error> {
+    let (missing, present) = missing(from, to, chosen).await?;
+    let copied = missing.iter().map(|s| (s.id, (**s).clone())).collect();
+    Ok(SyncReport { copied, present, ..SyncReport::default() })
+}
+
+/// Tells of snapshots that could not be copied.
+pub(super) fn tell_failed(report: &SyncReport) {
+    for (id, reason) in &report.failed {
+        screen::event("error", &format!("error: snapshot {} was not copied: {reason}", id.short()));
     }
-    Ok(report)
 }
 
 fn show(

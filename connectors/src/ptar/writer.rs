@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use plakar_engine::ptar::{self, Directory, HEAD, Object, PART, PART_HEAD, PartHead};
+use plakar_engine::ptar::{self, Directory, HEAD, Object, PART, PartHead};
 use plakar_engine::storage::{Area, Listed, ObjectName, PutObject, Store, StoreError, StoreErrorKind};
 
 use super::{blocking, listed, missing, read};
@@ -106,7 +106,7 @@ impl Inner {
         self.write(&head.encode())?;
         let at = self.at;
         pieces.iter().try_for_each(|piece| self.write(piece))?;
-        debug_assert_eq!(self.at, at + u64::from(head.length), "{PART_HEAD}");
+        debug_assert_eq!(self.at, at + u64::from(head.length));
         Ok((at, head.length))
     }
 

@@ -171,13 +171,7 @@ async fn commit(run: &Arc<Run>, snapshot: Snapshot, cancel: &Cancel) -> Result<S
             "the backup took longer than half the grace period; all that it needs is looked up again"
         );
         run.begin_anew().await?;
-        let repository = run.repository();
-        let reach = Reach {
-            repository: repository.clone(),
-            index: repository.index().await?,
-            catalog: repository.catalog().await?,
-            cancel: cancel.clone(),
-        };
+        let reach = Reach::now(run.repository(), cancel).await?;
         // That it can be read now is not enough: what is condemned will be deleted.
         let missing = Box::pin(reach.unsound(&snapshot)).await?;
         if missing > 0 {

@@ -37,42 +37,61 @@ impl Reach {
         self.index.row(id, &self.catalog.removals)?.ok_or_else(|| missing(id))
     }
 
+    /// A store as it is known now.
+    pub(super) async fn now(repository: &Arc<Repository>, cancel: &Cancel) -> Result<Self> {
+        let (index, catalog) = (repository.index().await?, repository.catalog().await?);
+        Ok(Self { repository: repository.clone(), index, catalog, cancel: cancel.clone() })
+    }
+
     /// How many blobs that a snapshot leads to have no place that may be relied on: they stand nowhere, or only in packfiles that
     /// are condemned or gone. If some have none, those that only they lead to are not counted.
     ///
     /// # Errors
     /// Metadata cannot be read.
     pub(super) async fn unsound(&self, snapshot: &Snapshot) -> Result<u64> {
-        let mut seen = self.index.marks();
-        let mut level = self.index.marks();
-        let mut unsound = 0;
-        let is_sound = |id: &BlobId| self.index.is_known(id, &self.catalog.removals);
-        for id in snapshot.tops() {
-            match self.index.row(&id, &self.catalog.removals)? {
-                Some(row) if is_sound(&id) => drop(level.mark(row)),
-                _ => unsound += 1,
+        let (mut seen, mut unsound) = (self.index.marks(), 0);
+        let meet = |(_, id, row): Named| {
+            if row.is_some_and(|row| !seen.mark(row)) {
+                return Ok(false);
             }
-        }
-        while unsound == 0 && !level.is_empty() {
-            let mut next = self.index.marks();
-            let tell = |found: Vec<Named>| {
-                for (class, id, row) in found {
-                    match row {
-                        Some(row) if !seen.mark(row) => {}
-                        Some(row) if is_sound(&id) => {
-                            if class == Class::Meta {
-                                next.mark(row);
-                            }
-                        }
-                        _ => unsound += 1,
-                    }
+            let is_sound = row.is_some() && self.index.is_known(&id, &self.catalog.removals);
+            unsound += u64::from(!is_sound);
+            // What is found missing is enough to know.
+            Ok(is_sound && unsound == 0)
+        };
+        self.follow(snapshot.tops(), meet).await?;
+        Ok(unsound)
+    }
+
+    /// Goes from some metadata to all that it leads to, level by level. `meet` is told each time that a blob is named, and
+    /// says of metadata whether to go into it.
+    ///
+    /// # Errors
+    /// Metadata cannot be read; those of `meet`.
+    pub(super) async fn follow(
+        &self,
+        tops: impl Iterator<Item = BlobId>,
+        mut meet: impl FnMut(Named) -> Result<bool>,
+    ) -> Result<()> {
+        let mut into = |found: Vec<Named>, level: &mut Marks| {
+            for named in found {
+                if meet(named)?
+                    && let (Class::Meta, _, Some(row)) = named
+                {
+                    level.mark(row);
                 }
-                Ok(())
-            };
-            self.led_to(&level, tell).await?;
+            }
+            Ok(())
+        };
+        let tops = tops.map(|id| Ok((Class::Meta, id, self.index.row(&id, &self.catalog.removals)?)));
+        let mut level = self.index.marks();
+        into(tops.collect::<Result<_>>()?, &mut level)?;
+        while !level.is_empty() {
+            let mut next = self.index.marks();
+            self.led_to(&level, |found| into(found, &mut next)).await?;
             level = next;
         }
-        Ok(unsound)
+        Ok(())
     }
 
     /// Reads marked metadata, and tells all that it names.

@@ -64,33 +64,14 @@ pub async fn sync(
     monitor: Arc<dyn Monitor>,
     cancel: Cancel,
 ) -> Result<SyncReport> {
-    if from.config().store == to.config().store {
-        return Err(Error::Usage(format!(
-            "{} and {} are the same store, or one is a plain copy of the other",
-            from.store().location(),
-            to.store().location()
-        )));
-    }
-    let catalog = from.catalog().await?;
-    let mut report = SyncReport::default();
-    let there = identities(&*to.refresh_catalog().await?, to.config().store);
-    let store = from.config().store;
-    let mut seen = HashSet::new();
-    let mut missing: Vec<Arc<Snapshot>> = Vec::new();
-    for s in snapshots.iter().filter(|s| seen.insert(s.id)) {
-        match there.contains_key(&s.identity(store)) {
-            true => report.present += 1,
-            false => missing.push(s.clone()),
-        }
-    }
+    let (missing, present) = missing(from, to, snapshots).await?;
+    let mut report = SyncReport { present, ..SyncReport::default() };
     if missing.is_empty() {
         return Ok(report);
     }
-    missing.sort_by_key(|s| (s.time_ns, s.id));
-    let index = from.index().await?;
-    let reach = Reach { repository: from.clone(), index, catalog, cancel: cancel.clone() };
+    let reach = Reach::now(from, &cancel).await?;
     let shared = from.keys().are_those_of(to.keys());
-    let names = (!shared).then(|| Names::new(to, store));
+    let names = (!shared).then(|| Names::new(to, from.config().store));
     let copying = Copying { reach, to: to.clone(), names, host: host.to_owned(), monitor, cancel };
     let mut queue: VecDeque<Arc<Snapshot>> = missing.into();
     // So many of the first are copied one by one: something in a group of them could not be read.
@@ -117,6 +98,31 @@ pub async fn sync(
         }
     }
     Ok(report)
+}
+
+/// Of some snapshots those that another store has not, oldest first; and how many it has.
+///
+/// # Errors
+/// They are the same store. One of them fails.
+pub async fn missing(
+    from: &Repository,
+    to: &Repository,
+    snapshots: &[Arc<Snapshot>],
+) -> Result<(Vec<Arc<Snapshot>>, u64)> {
+    if from.config().store == to.config().store {
+        return Err(Error::Usage(format!(
+            "{} and {} are the same store, or one is a plain copy of the other",
+            from.store().location(),
+            to.store().location()
+        )));
+    }
+    let store = from.config().store;
+    let there = identities(&*to.refresh_catalog().await?, to.config().store);
+    let mut seen = HashSet::new();
+    let all = snapshots.iter().filter(|s| seen.insert(s.id)).cloned();
+    let (present, mut missing): (Vec<_>, Vec<_>) = all.partition(|s| there.contains_key(&s.identity(store)));
+    missing.sort_by_key(|s| (s.time_ns, s.id));
+    Ok((missing, present.len() as u64))
 }
 
 /// The snapshots that are in a store, by what they are, wherever they were made.

@@ -12,7 +12,7 @@ use futures::stream::{self, StreamExt};
 
 use super::Repository;
 use super::index::{Index, Marks};
-use super::mover::{Framers, Piece, lots};
+use super::mover::{Framers, Lot, Piece, lots};
 use super::reader::{Fetched, Origin, authenticate, open_in_place};
 use super::writer::{Group, Run};
 use crate::blocking::blocking;
@@ -93,8 +93,7 @@ impl Run {
         let mut taking = stream::iter(lots(from, index, marks))
             .map(|lot| async {
                 self.check()?;
-                let lot = lot?;
-                let stored: u64 = lot.frames.iter().map(|f| u64::from(f.record.stored)).sum();
+                let Lot { frames, pieces, clear } = lot?;
                 let taking = Taking {
                     run: self.clone(),
                     framers: framers.clone(),
@@ -103,10 +102,10 @@ impl Run {
                     named: Vec::new(),
                     unreadable: Vec::new(),
                 };
-                let work = move |fetched: Fetched| taking.work(lot.pieces, fetched);
+                let work = move |fetched: Fetched| taking.work(pieces, fetched);
                 // What is copied is what the store itself has.
-                let unreadable = from.bulk(lot.frames, Origin::Store, work).await?;
-                progress(stored);
+                let unreadable = from.bulk(frames, Origin::Store, work).await?;
+                progress(clear);
                 Ok::<Unreadable, Error>(unreadable)
             })
             .buffer_unordered(parallel);
@@ -138,9 +137,9 @@ struct Open {
     left: usize,
     /// Its frames as they are to be stored, if it is taken over whole.
     group: Group,
-    /// Of a blob in slices: what it is there, what it is called here, and its bytes where its frames are of no use.
+    /// Of a blob in slices: its name there and here, as far as it was read.
     slices: Option<(blake3::Hasher, blake3::Hasher)>,
-    failed: Option<Error>,
+    failed: bool,
 }
 
 impl Taking {
@@ -161,7 +160,7 @@ impl Taking {
                 Ok(()) => {}
                 Err(e) if is_damage(&e) => {
                     self.unreadable.push((frame.object().to_string(), report(&e)));
-                    open.failed = Some(e);
+                    open.failed = true;
                 }
                 Err(e) => return Err(e),
             }
@@ -169,7 +168,7 @@ impl Taking {
                 now = Some(open);
                 return Ok(());
             }
-            if open.failed.is_none() { self.end(open, frame) } else { Ok(()) }
+            if open.failed { Ok(()) } else { self.end(open, frame) }
         })?;
         if let Some(names) = &self.names {
             names.put(std::mem::take(&mut self.named))?;
@@ -182,7 +181,7 @@ impl Taking {
         let slices = class
             .filter(|_| piece.blobs.iter().any(|b| b.sliced))
             .map(|class| (self.source.keys.identifier(class), self.run.repository.keys.identifier(class)));
-        Open { left: piece.frames, piece, group: Group::default(), slices, failed: None }
+        Open { left: piece.frames, piece, group: Group::default(), slices, failed: false }
     }
 
     /// Same keys: the frame as it is, seen to be what was sealed; or, of its blobs, the wanted ones.

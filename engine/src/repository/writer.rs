@@ -19,6 +19,7 @@ use super::packer::Packer;
 use super::states::{self, Rows};
 use super::{Repository, leftovers, now_ns};
 use crate::blocking::blocking;
+use crate::cache::WriterState;
 use crate::cancel::Cancel;
 use crate::crypto::{Class, DataKey, WRAPPED_KEY};
 use crate::error::{Error, ErrorKind, Result};
@@ -387,7 +388,7 @@ impl Run {
         Ok(self.commit_all(&[snapshot]).await?.and_then(|mut all| all.pop()))
     }
 
-    /// The same for several snapshots: none of them counts, or all do.
+    /// The same for several snapshots, in order. If one cannot be put, those before it count; if it is late, none does.
     pub async fn commit_all(&self, snapshots: &[Snapshot]) -> Result<Option<Vec<Snapshot>>> {
         self.flush().await?;
         self.check()?;
@@ -406,6 +407,10 @@ impl Run {
         let mut state = blocking(move || Ok(state.lock_and_reload())).await?;
         let (t0_ns, seen) = *self.since.lock();
         let before = state.data.last;
+        let keep = |data: &mut WriterState| {
+            data.save();
+            *repository.writer.lock() = data.clone();
+        };
         let (mut committed, mut last_ns) = (Vec::new(), t0_ns);
         for snapshot in snapshots {
             state.data.sequence += 1;
@@ -421,8 +426,7 @@ impl Run {
                 Ok(put) => put,
                 // Those before it are whole, and stay.
                 Err(e) => {
-                    state.data.save();
-                    *repository.writer.lock() = state.data.clone();
+                    keep(&mut state.data);
                     return Err(e);
                 }
             };
@@ -440,12 +444,10 @@ impl Run {
             let ids: Vec<ObjectId> = committed.iter().map(|s| s.id).collect();
             repository.remove_snapshots(&ids, &format!("committed {reason}")).await?;
             state.data.last = before;
-            state.data.save();
-            *repository.writer.lock() = state.data.clone();
+            keep(&mut state.data);
             return Ok(None);
         }
-        state.data.save();
-        *repository.writer.lock() = state.data.clone();
+        keep(&mut state.data);
         drop(state);
         self.release().await;
         Ok(Some(committed))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::cancel::Cancel;
 use crate::crypto::Class;
 use crate::error::Result;
-use crate::ops::reach::{Reach, missing};
+use crate::ops::reach::{Named, Reach, missing};
 use crate::repository::catalog::Catalog;
 use crate::repository::{Index, Marks, Repository};
 use crate::snapshot::Snapshot;
@@ -41,32 +41,14 @@ impl Live {
     ) -> Result<()> {
         let (repository, index, catalog) = (repository.clone(), index.clone(), catalog.clone());
         let reach = Reach { repository, index, catalog, cancel: cancel.clone() };
-        let mut level = reach.index.marks();
-        for id in snapshots.iter().flat_map(|s| s.tops()) {
-            let row = reach.row(&id)?;
-            if self.marks.mark(row) {
-                level.mark(row);
+        let meet = |(class, id, row): Named| match (row, class) {
+            (Some(row), _) => Ok(self.marks.mark(row)),
+            (None, Class::Data) => {
+                self.missing += 1;
+                Ok(false)
             }
-        }
-        while !level.is_empty() {
-            let mut next = reach.index.marks();
-            let tell = |found: Vec<_>| {
-                for (class, id, row) in found {
-                    match (row, class) {
-                        (Some(row), class) => {
-                            if self.marks.mark(row) && class == Class::Meta {
-                                next.mark(row);
-                            }
-                        }
-                        (None, Class::Data) => self.missing += 1,
-                        (None, Class::Meta) => return Err(missing(&id)),
-                    }
-                }
-                Ok(())
-            };
-            reach.led_to(&level, tell).await?;
-            level = next;
-        }
-        Ok(())
+            (None, Class::Meta) => Err(missing(&id)),
+        };
+        reach.follow(snapshots.iter().flat_map(|s| s.tops()), meet).await
     }
 }

@@ -575,6 +575,20 @@ async fn whoever_must_be_alone_meets_nobody_and_nobody_meets_him() {
     begin("backup").await.unwrap().abandon().await;
 }
 
+/// A backup that has put its lease and waits.
+async fn fall_asleep(store: &MemoryStore, tree: &Fixture) -> (Seen, JoinHandle<Result<BackupReport>>) {
+    let slow = Seen::new(store, Duration::ZERO, 1);
+    let seen: Arc<dyn Store> = Arc::new(slow.clone());
+    let (local, tree) = (tempfile::tempdir().unwrap(), tree.clone());
+    let asleep = open(&seen, &local_dirs(local.path())).await.unwrap();
+    let running = tokio::spawn(async move {
+        let _local = local;
+        back_up(&asleep, &tree).await
+    });
+    slow.waits.notified().await;
+    (slow, running)
+}
+
 #[tokio::test]
 async fn a_run_that_was_taken_for_dead_looks_again_at_what_it_needs() {
     let (store, _local, repository) = prepared().await;
@@ -582,13 +596,7 @@ async fn a_run_that_was_taken_for_dead_looks_again_at_what_it_needs() {
     let first = back_up(&repository, &tree).await.unwrap().snapshot;
     repository.remove_snapshots(&[first.id], "").await.unwrap();
     // It knows of the packfiles, and its machine sleeps for a night.
-    let slow = Seen::new(&store, Duration::ZERO, 1);
-    let other = tempfile::tempdir().unwrap();
-    let seen: Arc<dyn Store> = Arc::new(slow.clone());
-    let asleep = open(&seen, &local_dirs(other.path())).await.unwrap();
-    let source = tree.clone();
-    let running = tokio::spawn(async move { back_up(&asleep, &source).await });
-    slow.waits.notified().await;
+    let (slow, running) = fall_asleep(&store, &tree).await;
     store.pass(4 * HOUR);
     let options = MaintenanceOptions { grace_ns: Some(0), exclusive: true };
     let report =
@@ -610,13 +618,7 @@ async fn a_late_run_does_not_rely_on_what_is_condemned() {
     let (store, _local, repository) = prepared().await;
     let tree = Fixture::directory([("f", Fixture::noise(50_000, 1))]);
     let first = back_up(&repository, &tree).await.unwrap().snapshot;
-    let slow = Seen::new(&store, Duration::ZERO, 1);
-    let other = tempfile::tempdir().unwrap();
-    let seen: Arc<dyn Store> = Arc::new(slow.clone());
-    let asleep = open(&seen, &local_dirs(other.path())).await.unwrap();
-    let source = tree.clone();
-    let running = tokio::spawn(async move { back_up(&asleep, &source).await });
-    slow.waits.notified().await;
+    let (slow, running) = fall_asleep(&store, &tree).await;
     repository.remove_snapshots(&[first.id], "").await.unwrap();
     store.pass(DAY * (GRACE_DAYS + 1));
     let none = MaintenanceOptions::default();
